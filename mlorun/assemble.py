@@ -1,0 +1,148 @@
+"""Checked config to objects: data once, then streams, problems, graph, engine. The only caller of instantiate."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from hydra.errors import InstantiationException
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from mlorun.core.engine import Engine
+from mlorun.core.evaluation import Evaluation
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace
+from mlorun.core.problem import Problem
+from mlorun.data.batches import Split, on_device
+from mlorun.data.stream import stream
+from mlorun.errors import ConfigError, MlorunError, did_you_mean
+from mlorun.run.device import Precision, resolve_device
+from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
+
+PACE = ("unroll_steps", "warmup_steps", "gradient_accumulation", "roll_back")
+# keys of a problem that build reads itself; every other key is an argument of its class
+OWN = (*PACE, "_target_", "module", "optimizer", "scheduler", "hypergradient", "split", "batch_size", "gradient_clip",
+       "evaluate_on", "evaluation_batch_size")  # fmt: skip
+
+
+def build(config: DictConfig) -> Engine:
+    """The engine of a composed and checked config, on its device. Raises ConfigError, DataError, DeviceError."""
+    plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
+    dependencies = plain["dependencies"] or {}
+    problems = plain["problems"]
+    graph = ProblemGraph.build(tuple(problems), dependencies.get("u2l"), dependencies.get("l2u"))
+    device = resolve_device(plain["device"])
+    precision = Precision(plain["precision"], device)
+    prepare_torch(device, threads=plain["threads"], deterministic=plain["deterministic"])
+    seed = plain["seed"]
+    # on the device once, for every stream and evaluation that shares them
+    splits = {name: on_device(split, device) for name, split in _make(plain["data"], "data").items()}
+    # uppers first: the order in which an author thinks of them
+    built = {name: _problem(name, problems[name], splits, device, seed) for name in reversed(graph.order)}
+    engine = Engine(
+        [built[name] for name in graph.names],
+        graph,
+        device=device,
+        precision=precision,
+        evaluations=_evaluations(problems, splits),
+        **plain["engine"],
+    )
+    seed_everything(derive_seed(seed, "run"))
+    return engine
+
+
+def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], device: torch.device, seed: int) -> Problem:
+    # each problem's initialization is its own: adding one problem leaves the others as they were
+    seed_everything(derive_seed(seed, "module", name))
+    where = f"problems.{name}"
+    module = _make(node["module"], f"{where}.module").to(device)
+    batches = None
+    if node["split"] is not None:
+        batches = stream(
+            _split(name, node["split"], splits),
+            batch_size=node["batch_size"],
+            seed=seed,
+            name=name,
+            device=device,
+        )
+    extra = {key: _make(value, f"{where}.{key}") for key, value in node.items() if key not in OWN}
+    built = get_object(node["_target_"])(
+        name=name,
+        module=module,
+        optimizer=_placed(node["optimizer"], f"{where}.optimizer"),
+        scheduler=_placed(node["scheduler"], f"{where}.scheduler"),
+        stream=batches,
+        pace=Pace(**{key: node[key] for key in PACE}),
+        gradient_clip=node["gradient_clip"],
+        hypergradient=_make(node["hypergradient"], f"{where}.hypergradient"),
+        **extra,
+    )
+    assert isinstance(built, Problem)
+    return built
+
+
+def _evaluations(problems: Mapping[str, Any], splits: Mapping[str, Split]) -> list[Evaluation]:
+    wanted = [(name, split) for name, node in problems.items() for split in node["evaluate_on"]]
+    named = [split for _, split in wanted]
+    return [
+        Evaluation(
+            problem=name,
+            prefix=split if named.count(split) == 1 else f"{name}/{split}",
+            split=_split(name, split, splits),
+            batch_size=problems[name]["evaluation_batch_size"],
+        )
+        for name, split in wanted
+    ]
+
+
+def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
+    if split not in splits:
+        raise ConfigError(
+            f"{problem} wants the split {split!r}, which the data do not have",
+            where=f"problems.{problem}.split",
+            fix=did_you_mean(split, splits),
+        )
+    return splits[split]
+
+
+@contextmanager
+def _at(where: str) -> Iterator[None]:
+    """Whatever a constructor says of its arguments, told as a ConfigError at `where` in the config."""
+    try:
+        yield
+    except (MlorunError, InstantiationException, TypeError, ValueError, RuntimeError, AttributeError) as error:
+        cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
+        if isinstance(cause, MlorunError):
+            cause.where = f"{where}.{cause.where}" if cause.where and "." not in cause.where else cause.where or where
+            raise cause  # noqa: B904 - it says all that the error around it does
+        raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def _make(node: Any, where: str) -> Any:
+    """What a config node describes; None for an empty one, and a plain value for a plain value."""
+    if node is None or node == {}:
+        return None
+    if isinstance(node, dict | list):
+        with _at(where):
+            return instantiate(node, _convert_="all")
+    return node
+
+
+def _placed(node: Any, where: str) -> Callable[[Any], Any] | None:
+    """A `_partial_` node, told where it stands: what it later says of its arguments is a ConfigError there."""
+    make = _make(node, where)
+    if make is None:
+        return None
+
+    def placed(argument: Any) -> Any:
+        with _at(where):
+            return make(argument)
+
+    return placed

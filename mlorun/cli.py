@@ -1,0 +1,79 @@
+"""The entry point: a verb, or Hydra. Help imports neither Hydra nor torch; verbs import what they need."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Sequence
+from importlib import import_module
+
+from mlorun.errors import ConfigError, MlorunError, did_you_mean
+
+VERBS = {
+    "ls": "what can be run or chosen: mlorun ls, mlorun ls GROUP",
+    "show": "the resolved config: mlorun show OVERRIDES...",
+    "check": "every mistake at once, nothing trained: mlorun check OVERRIDES...",
+    "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
+}
+
+HELP = """\
+mlorun runs multilevel optimization experiments from the shell. Three to start with:
+
+  mlorun experiment=mwn_digits                             a bilevel run of a few seconds, data included
+  mlorun experiment=mwn_digits classifier.optimizer.lr=0.05 classifier.hypergradient=neumann
+  mlorun -m experiment=mwn_digits seed=0,1,2               a sweep, with a table at the end
+
+Verbs
+{verbs}
+
+Every other word is an override in Hydra's grammar: key=value, +key=value, ~key, group=option; -m sweeps
+over values with commas between them. NAME.key=value sets a key of the problem NAME, and NAME.module=,
+.optimizer=, .scheduler=, .hypergradient=OPTION choose an option for it. --cfg job, --info, --hydra-help and
+hydra/launcher=... are Hydra's own.
+
+Exit codes: 0 done, 1 the run failed, 2 the command or the config is wrong (nothing was run), 3 some jobs of
+a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 6 the run folder is in use,
+75 preempted, 130 interrupted."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    args = list(sys.argv[1:] if argv is None else argv)
+    if not args or "-h" in args or "--help" in args:
+        print(HELP.format(verbs="\n".join(f"  {verb:8s}{text}" for verb, text in VERBS.items())))
+        return 0
+    if args == ["--version"]:
+        from mlorun import __version__
+
+        print(f"mlorun {__version__}")
+        return 0
+    try:
+        return _run(args)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # whoever read our output has seen enough; what is still buffered must not complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except Exception as error:
+        from mlorun.report import named, show
+
+        fault = error if isinstance(error, MlorunError) else named(error)
+        show(fault)
+        return fault.exit_code
+
+
+def _run(args: list[str]) -> int:
+    first = args[0]
+    if "=" in first or first[:1] in ("-", "+", "~"):
+        from mlorun.commands.run import run
+
+        return run(args)
+    if first not in VERBS:
+        raise ConfigError(
+            f"there is no verb {first!r}",
+            where=f"mlorun {first}",
+            fix=f"{did_you_mean(first, VERBS)}; a run is mlorun experiment=NAME",
+        )
+    verb: Callable[[list[str]], int] = import_module(f"mlorun.commands.{first}").main
+    return verb(args[1:])

@@ -1,0 +1,54 @@
+"""`mlorun check OVERRIDES...`: every mistake at once; builds, evaluates every loss once, trains nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from omegaconf import DictConfig
+
+from mlorun.config.check import check
+from mlorun.config.compose import composed, explained
+from mlorun.core.graph import ProblemGraph
+from mlorun.errors import ConfigError, ConfigErrors
+
+
+def main(args: list[str]) -> int:
+    """Say what is wrong, or that nothing is."""
+    config = composed(args)
+    # told together; what comes after needs all of them to be right
+    faults = [fault for part in (check, check_graph, check_device) for fault in _faults(part, config)]
+    if faults:
+        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+    from mlorun.assemble import build
+
+    try:
+        engine = build(config)
+    except Exception as error:
+        raise explained(error, args) from error.__cause__
+    engine.probe()
+    sizes = ", ".join(f"{name} {sum(p.numel() for p in one.theta):,}" for name, one in engine.problems.items())
+    print(f"{config.name}: no mistakes found; parameters: {sizes}")
+    return 0
+
+
+def check_graph(config: DictConfig) -> None:
+    """Raise the GraphError of dependencies that make no program."""
+    if config.problems:
+        ProblemGraph.build(tuple(config.problems), config.dependencies.u2l, config.dependencies.l2u)
+
+
+def check_device(config: DictConfig) -> None:
+    """Raise the DeviceError of a device or a precision that cannot be had."""
+    from mlorun.run.device import Precision, resolve_device  # torch, which the parts before may not need
+
+    Precision(config.precision, resolve_device(config.device))
+
+
+def _faults(part: Callable[[DictConfig], None], config: DictConfig) -> tuple[ConfigError, ...]:
+    try:
+        part(config)
+    except ConfigErrors as errors:
+        return errors.faults
+    except ConfigError as error:
+        return (error,)
+    return ()

@@ -1,0 +1,67 @@
+"""`mlorun graph OVERRIDES...`: levels, paths, and the order of steps. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
+from typing import Any
+
+from omegaconf import OmegaConf
+from rich.console import Console
+
+from mlorun.config.compose import composed
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Action, Pace, Plan
+
+LONGEST = 40  # actions of a cycle that are printed
+
+
+def main(args: list[str]) -> int:
+    """Print the page."""
+    plain: Any = OmegaConf.to_container(composed(args))
+    problems = plain["problems"]
+    graph = ProblemGraph.build(tuple(problems), plain["dependencies"]["u2l"], plain["dependencies"]["l2u"])
+    plan = Plan.simulate(graph, {name: pace_of(node) for name, node in problems.items()})
+    screen = Console(highlight=False)
+    for line in lines(graph, plan, problems):
+        screen.print(line, soft_wrap=True)
+    return 0
+
+
+def pace_of(node: Mapping[str, Any]) -> Pace:
+    """The pace that a problem's config asks for."""
+    return Pace(**{key: node[key] for key in Pace.__dataclass_fields__})
+
+
+def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Iterator[str]:
+    """The page, a line at a time."""
+    yield "[bold]levels[/] (the top one is trained for its own sake)"
+    for height, names in reversed(list(enumerate(graph.levels(), start=1))):
+        yield f"  {height}  {', '.join(names)}"
+    steering = [name for name in graph.names if graph.between(name)]
+    yield "[bold]hypergradients[/]" if steering else "[bold]hypergradients[/]: none"
+    for upper in steering:
+        for path in graph.paths(upper):
+            steps = " -> ".join(path)
+            yield f"  {upper} through {', '.join(graph.between(upper))}: {steps} -> {upper}"
+    yield "[bold]order of steps[/]"
+    prefix = _spelled([action for step in plan.prefix for action in step])
+    cycle = _spelled([action for step in plan.cycle for action in step])
+    count = len(plan.cycle)
+    # the first time round may differ in what only the engine cares for
+    if plan.prefix and prefix != cycle:
+        yield f"  once   {prefix}"
+    yield f"  repeat {cycle}  ({count} global step{'s' if count > 1 else ''})"
+
+
+def _spelled(actions: Sequence[Action]) -> str:
+    names = [_name(action) for action in actions]
+    runs = [(name, len(list(same))) for name, same in groupby(names)]
+    text = [name if count == 1 else f"{name} x{count}" for name, count in runs[:LONGEST]]
+    return ", ".join(text) + (f", ... ({len(actions)} in all)" if len(runs) > LONGEST else "")
+
+
+def _name(action: Action) -> str:
+    if action.kind == "roll_back":
+        return f"(roll back {action.problem})"
+    return action.problem if action.updates else f"{action.problem} (micro-batch)"

@@ -1,0 +1,22 @@
+"""`mlorun show OVERRIDES...`: the config as a run would get it, resolved. No torch."""
+
+from __future__ import annotations
+
+import sys
+
+from omegaconf import OmegaConf
+
+from mlorun.config.compose import composed
+
+
+def main(args: list[str]) -> int:
+    """Print it; in colour on a terminal."""
+    text = OmegaConf.to_yaml(composed(args))
+    if sys.stdout.isatty():
+        from rich.console import Console
+        from rich.syntax import Syntax
+
+        Console().print(Syntax(text, "yaml", background_color="default"))
+    else:
+        print(text, end="")
+    return 0

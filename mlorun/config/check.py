@@ -1,0 +1,184 @@
+"""Every fault of a config at once, before anything is built: targets, arguments, types, ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from mlorun.config.annotations import Arguments, arguments, fits, shown
+from mlorun.config.locations import PLACED_GROUPS, make_recipes_importable, options
+from mlorun.config.resolve import missing, resolve
+from mlorun.config.schema import ProblemConfig
+from mlorun.config.targets import TRUSTED, locate
+from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
+
+# keys of a node with a _target_ that are no arguments
+DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
+# what build passes to every problem by itself
+BUILT = ("name", "module", "optimizer", "scheduler", "stream", "pace", "gradient_clip", "hypergradient")
+OWN = tuple(field.name for field in fields(ProblemConfig))
+# parts of a problem that build calls with one more argument
+CALLED = ("optimizer", "scheduler")
+LEAST = {
+    "batch_size": 1,
+    "evaluation_batch_size": 1,
+    "unroll_steps": 1,
+    "gradient_accumulation": 1,
+    "warmup_steps": 0,
+}
+LEAST_OF_ENGINE = {"train_iters": 0, "valid_every": 0, "log_every": 1}
+
+
+def check(config: DictConfig) -> None:
+    """Raise ConfigErrors with every fault found; the ConfigError itself where there is one."""
+    make_recipes_importable()
+    faults = list(_faults(config))
+    if faults:
+        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+
+
+def _faults(config: DictConfig) -> Iterator[ConfigError]:
+    if not config.problems:
+        experiments = ", ".join(options("experiment"))
+        yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
+        return
+    # what follows reads every value
+    resolve(config)
+    if absent := missing(config):
+        yield from absent
+        return
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    roots = (*TRUSTED, *plain["trusted_packages"])
+    yield from _ranges(plain["engine"], LEAST_OF_ENGINE, "engine")
+    if plain["threads"] is not None:
+        yield from _ranges(plain, {"threads": 1}, "")
+    if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
+        yield from _part(plain["data"], "data", "data=OPTION", roots)
+    for name, entry in plain["logger"].items():
+        yield from _part(entry, f"logger.{name}", "logger=OPTION", roots)
+    for name, node in plain["problems"].items():
+        yield from _problem(name, node, roots)
+
+
+def _ranges(node: Mapping[str, Any], least: Mapping[str, int], where: str) -> Iterator[ConfigError]:
+    for key, bound in least.items():
+        path = f"{where}.{key}".lstrip(".")
+        if node[key] < bound:
+            yield ConfigError(f"{path} is at least {bound}", where=path, seen=f"{path}={node[key]}")
+
+
+def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterator[ConfigError]:
+    where = f"problems.{name}"
+    if not name.isidentifier():
+        yield ConfigError("a problem's name is a Python name, for losses say self.NAME", where=where, seen=name)
+    yield from _ranges(node, LEAST, where)
+    clip = node["gradient_clip"]
+    if clip is not None and not clip > 0:
+        path = f"{where}.gradient_clip"
+        yield ConfigError(f"{path} is positive, or null for no bound", where=path, seen=f"{path}={clip}")
+    for key in PLACED_GROUPS:
+        if node[key] or key in ("module", "optimizer"):
+            yield from _part(node[key], f"{where}.{key}", f"{name}.{key}=OPTION", roots, positional=key in CALLED)
+    further = {key: value for key, value in node.items() if key not in OWN}
+    for key, value in further.items():
+        yield from _below(value, f"{where}.{key}", roots)
+    try:
+        accepted = arguments(locate(node["_target_"], where, roots))
+    except ConfigError as fault:
+        yield fault
+        return
+    if accepted is not None:
+        yield from _bound(node["_target_"], accepted, further, where, passed=BUILT, others=OWN)
+
+
+def _part(
+    node: Any, where: str, choice: str, roots: Sequence[str], *, positional: bool = False
+) -> Iterator[ConfigError]:
+    """Faults of something that must be a node with a `_target_`."""
+    if isinstance(node, dict) and "_target_" in node:
+        yield from _below(node, where, roots, positional=positional)
+        return
+    group = choice.partition("=")[0].rpartition(".")[2]
+    known = f"choose one: {choice}, of {', '.join(options(group))}"
+    if isinstance(node, dict):
+        seen = f"keys {', '.join(map(str, node))}" if node else None
+        yield ConfigError(f"{where} has no _target_", where=where, seen=seen, fix=known)
+    else:
+        seen = None if node is None else f"{node!r}"
+        yield ConfigError(f"{where} is a mapping with a _target_", where=where, seen=seen, fix=known)
+
+
+def _below(node: Any, where: str, roots: Sequence[str], *, positional: bool = False) -> Iterator[ConfigError]:
+    """Faults of every `_target_` at or below a node."""
+    if isinstance(node, list):
+        for index, value in enumerate(node):
+            yield from _below(value, f"{where}[{index}]", roots)
+    elif isinstance(node, dict):
+        if "_target_" in node:
+            yield from _call(node, where, roots, positional=positional)
+        for key, value in node.items():
+            yield from _below(value, f"{where}.{key}", roots)
+
+
+def _call(node: Mapping[str, Any], where: str, roots: Sequence[str], *, positional: bool) -> Iterator[ConfigError]:
+    try:
+        target = locate(node["_target_"], where, roots)
+    except ConfigError as fault:
+        yield fault
+        return
+    accepted = arguments(target)
+    if accepted is None:
+        return
+    given = {key: value for key, value in node.items() if key not in DIRECTIVES}
+    partial = bool(node.get("_partial_"))
+    passed: tuple[str, ...] = tuple(accepted.parameters)[: len(node.get("_args_") or ())]
+    if positional and partial:
+        # the parameters for an optimizer, the optimizer for a scheduler
+        passed = tuple(accepted.parameters)[:1]
+    elif partial:
+        # whoever calls it gives the rest
+        passed = tuple(name for name in accepted.required if name not in given)
+    elif positional and (first := next(iter(accepted.required), None)) and first not in given:
+        message = f"{node['_target_']} needs {first!r}, which is there only later"
+        yield ConfigError(message, where=where, fix=f"++{where}._partial_=true")
+        return
+    yield from _bound(node["_target_"], accepted, given, where, passed=passed)
+
+
+def _bound(
+    target: str,
+    accepted: Arguments,
+    given: Mapping[str, Any],
+    where: str,
+    *,
+    passed: Collection[str],
+    others: Collection[str] = (),
+) -> Iterator[ConfigError]:
+    """Faults of a call with what is given; `passed` comes from elsewhere, `others` are right names too."""
+    free = [name for name in accepted.parameters if name not in passed]
+    for key, value in given.items():
+        path = f"{where}.{key}"
+        if key in free:
+            annotation = accepted.types.get(key, Any)
+            node = isinstance(value, dict) and "_target_" in value
+            if not node and not fits(value, annotation):
+                seen = f"{value!r}, which is of type {type(value).__name__}"
+                yield ConfigError(
+                    f"{path} has the wrong type",
+                    where=path,
+                    seen=seen,
+                    fix=f"{target} takes {shown(annotation)}",
+                )
+        elif key in passed or not accepted.open:
+            known = [*free, *(name for name in others if not name.startswith("_"))]
+            fix = did_you_mean(key, known) if known else f"drop it: {target} takes no arguments"
+            yield ConfigError(f"{target} has no argument {key!r}", where=path, seen=f"{key}: {value!r}", fix=fix)
+    for name in accepted.required:
+        if name in free and name not in given:
+            yield ConfigError(f"{target} needs an argument {name!r}", where=where, fix=f"+{where}.{name}=...")
+    if not accepted.open and (lost := [name for name in passed if name not in accepted.parameters]):
+        fix = "take **kwargs, and pass them on to super().__init__"
+        yield ConfigError(f"{target} does not take what every problem gets", where=where, seen=", ".join(lost), fix=fix)

@@ -1,0 +1,73 @@
+"""Overrides to a config, as `mlorun` on the command line composes it. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from omegaconf import DictConfig
+
+from mlorun.config import schema, search_path
+from mlorun.config.explain import explain, explaining, is_about_config
+from mlorun.config.locations import configs_dir, make_recipes_importable
+from mlorun.config.resolve import resolve
+from mlorun.config.shorthand import PRIMARY, expand
+
+VERSION_BASE = "1.3"
+
+
+def compose(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that these overrides describe, resolved and checked. Raises ConfigError(s).
+
+    `compose(["experiment=mwn_digits", "classifier.optimizer.lr=0.05"])`
+    """
+    from mlorun.config.check import check  # imports what the targets name, torch among it
+
+    config = composed(overrides)
+    check(config)
+    return config
+
+
+def composed(overrides: Sequence[str] = ()) -> DictConfig:
+    """The config that these overrides describe, resolved but not checked. Raises ConfigError."""
+    with session(), explaining(overrides):
+        config = hydra.compose(PRIMARY, overrides=expand(overrides))
+        resolve(config)
+    return config
+
+
+def expanded(arguments: Sequence[str]) -> list[str]:
+    """A command's arguments with the short forms written out, one for one."""
+    with session(), explaining(arguments):
+        return expand(arguments)
+
+
+def explained(error: Exception, arguments: Sequence[str]) -> Exception:
+    """What is wrong with a config, as a ConfigError; an error of another kind as it is."""
+    if not is_about_config(error):
+        return error
+    with session():
+        return explain(error, arguments)
+
+
+@contextmanager
+def session() -> Iterator[None]:
+    """Hydra with our search path; what was initialized before is put back at the end."""
+    prepare()
+    # a job of a sweep, or somebody's notebook, has Hydra at work already
+    kept = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with hydra.initialize_config_dir(str(configs_dir()), job_name="mlorun", version_base=VERSION_BASE):
+            yield
+    finally:
+        GlobalHydra.instance().hydra = kept
+
+
+def prepare() -> None:
+    """What Hydra needs to know before it starts; more than once does no harm."""
+    assert schema.NAME  # importing it has stored it
+    search_path.register()
+    make_recipes_importable()

@@ -1,0 +1,57 @@
+"""References and missing values: resolved, or told by their paths. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from mlorun.errors import ConfigError, ConfigErrors
+
+
+def resolve(config: DictConfig) -> None:
+    """Replace every ${...} in place by what it stands for. Raises ConfigErrors with all that lead nowhere."""
+    faults = list(_unresolvable(config, ""))
+    if faults:
+        raise ConfigErrors(faults) if len(faults) > 1 else faults[0]
+    OmegaConf.resolve(config)
+
+
+def missing(config: DictConfig) -> list[ConfigError]:
+    """One fault for every value that is still ???."""
+    return [
+        ConfigError(f"{path} has no value", where=path, seen="???", fix=f"give it one: {path}=...")
+        for path in sorted(OmegaConf.missing_keys(config))
+    ]
+
+
+def _unresolvable(node: DictConfig | ListConfig, prefix: str) -> Iterator[ConfigError]:
+    # a container that is itself ??? or null has nothing below it
+    if node._is_missing() or node._is_none():
+        return
+    keys: list[Any] = list(range(len(node))) if isinstance(node, ListConfig) else list(node)
+    for key in keys:
+        path = f"{prefix}[{key}]" if isinstance(node, ListConfig) else f"{prefix}.{key}".lstrip(".")
+        if OmegaConf.is_missing(node, key):
+            continue
+        if OmegaConf.is_interpolation(node, key):
+            try:
+                node[key]
+            except OmegaConfBaseException as error:
+                yield _fault(path, node, key, error)
+        elif isinstance(node[key], DictConfig | ListConfig):
+            yield from _unresolvable(node[key], path)
+
+
+def _fault(path: str, node: DictConfig | ListConfig, key: Any, error: OmegaConfBaseException) -> ConfigError:
+    raw = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(raw, dict | list)
+    if isinstance(error, InterpolationResolutionError):
+        message = "a reference in the config leads nowhere"
+        fix = "correct the reference, or give the key a value"
+    else:
+        message = "a reference in the config leads to a value of the wrong type"
+        fix = "correct the reference, or give the key a value of its own"
+    return ConfigError(message, where=path, seen=f"{raw[key]}: {str(error).splitlines()[0]}", fix=fix)

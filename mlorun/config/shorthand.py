@@ -1,0 +1,103 @@
+"""Overrides that begin with a problem's name, written out in Hydra's grammar. No torch.
+
+    classifier.optimizer.lr=0.05       problems.classifier.optimizer.lr=0.05
+    classifier.hypergradient=neumann   hypergradient@problems.classifier.hypergradient=neumann
+
+The second is for the placed groups, as is `problems.classifier.hypergradient=neumann`; it gets a `+` where
+the experiment does not choose from that group by itself. Everything else is passed on as it is.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from mlorun.config.locations import PLACED_GROUPS
+from mlorun.config.schema import Config
+
+PRIMARY = "config"  # the name of the config that every composition starts from
+
+_KEY = r"[^\W\d][\w-]*"
+_SHORT = re.compile(rf"(?P<sign>\+\+|\+|~)?(?P<first>{_KEY})\.(?P<rest>[^=@/]+)(?P<value>=.*)?", re.DOTALL)
+_DELETED = re.compile(rf"~{_KEY}\.[^=@/]+")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What short forms can refer to: problems by name, and the groups chosen from, as `group@package`."""
+
+    problems: frozenset[str]
+    choices: frozenset[str]
+
+
+def expand(arguments: Sequence[str]) -> list[str]:
+    """The arguments of a command with short forms written out, one for one. Hydra must be initialized."""
+    matches = [_match(text) for text in arguments]
+    if not any(matches):
+        return list(arguments)
+    experiment = chosen([text for text in arguments if "=" in text and not text.startswith("-")])
+    return [
+        _written_out(match, text, experiment) if match else text for match, text in zip(matches, arguments, strict=True)
+    ]
+
+
+def _match(text: str) -> re.Match[str] | None:
+    match = _SHORT.fullmatch(text)
+    if match is None or (match["value"] is None and not _DELETED.fullmatch(text)):
+        return None
+    if match["first"] == "problems":
+        # a value below a problem is written out already; only the choice of an option is not
+        return match if match["rest"].partition(".")[2] in PLACED_GROUPS else None
+    known = {field.name for field in fields(Config)} | {"hydra"}
+    return None if match["first"] in known else match
+
+
+def _written_out(match: re.Match[str], text: str, experiment: Experiment | None) -> str:
+    sign, rest, value = match["sign"] or "", match["rest"], match["value"] or ""
+    problem = match["first"]
+    if problem == "problems":
+        problem, _, rest = rest.partition(".")
+    # what cannot be composed without short forms is taken at its word, for Hydra to say what is wrong
+    if experiment is not None and problem not in experiment.problems:
+        return text
+    if rest not in PLACED_GROUPS or value.startswith("={"):
+        return f"{sign}problems.{problem}.{rest}{value}"
+    placed = f"{rest}@problems.{problem}.{rest}"
+    if sign == "~":
+        return f"~{placed}{value}"
+    return f"{placed}{value}" if experiment is None or placed in experiment.choices else f"+{placed}{value}"
+
+
+def chosen(overrides: Sequence[str]) -> Experiment | None:
+    """What the overrides that choose group options amount to; None where that cannot be composed.
+
+    Of options that are swept over, the first.
+    """
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    loader = hydra.config_loader
+    try:
+        groups = set(loader.list_groups("")) - {"hydra"}
+        parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
+        choices = [_first(override) for override in parsed if override.key_or_group in groups]
+        config = loader.load_configuration(PRIMARY, choices, run_mode=RunMode.RUN)
+        problems = OmegaConf.select(config, "problems") or {}
+        return Experiment(frozenset(map(str, problems)), frozenset(config.hydra.runtime.choices))
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
+        return None
+
+
+def _first(override: Override) -> str:
+    if not override.is_sweep_override():
+        return override.input_line or ""
+    return f"{override.get_key_element()}={next(iter(override.sweep_string_iterator()))}"

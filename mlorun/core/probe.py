@@ -1,0 +1,94 @@
+"""Before anything runs: every loss is a scalar, and every declared edge is read by the loss that it names."""
+
+from __future__ import annotations
+
+import pickle
+import random
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.problem import Problem, loss_of
+from mlorun.core.world import World
+from mlorun.errors import ConfigError, GraphError
+
+
+def probe(world: World, graph: ProblemGraph) -> None:
+    """Evaluate each loss once on its next batch and leave no trace. Raises GraphError or ConfigError.
+
+    A hypergradient through an edge that no loss reads is zero, in silence: the commonest mistake in the field.
+    """
+    states = {name: p.stream.state_dict() for name, p in world.problems.items() if p.stream is not None}
+    before = _host_rng()
+    drew = False
+    with world.replay():
+        for problem in world.problems.values():
+            loss = _loss(world, problem, problem.get_batch())
+            _check_edges(world, graph, problem, loss)
+            drew = drew or _host_rng() != before
+    for name, state in states.items():
+        stream = world.problems[name].stream
+        assert stream is not None
+        stream.load_state_dict(state)
+    world.host_rng = drew
+
+
+def _host_rng() -> tuple[object, bytes]:
+    return random.getstate(), pickle.dumps(np.random.get_state())
+
+
+def _loss(world: World, problem: Problem, batch: Any) -> Tensor:
+    world.scratch_buffers()
+    loss = loss_of(problem.training_step(batch), problem.name)
+    where = f"{type(problem).__name__}.training_step"
+    if loss.numel() != 1:
+        raise ConfigError(
+            f"the loss of {problem.name} is not a scalar",
+            where=where,
+            seen=f"shape {tuple(loss.shape)}",
+            fix="return its mean",
+        )
+    if not loss.requires_grad:
+        raise GraphError(
+            f"the loss of {problem.name} depends on no parameter",
+            where=where,
+            fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
+        )
+    return loss
+
+
+def _check_edges(world: World, graph: ProblemGraph, problem: Problem, loss: Tensor) -> None:
+    name = problem.name
+    title = type(problem).__name__
+    uppers = [upper for upper in graph.names if name in graph.steers[upper]]
+    if not graph.steers[name] and not _reads(loss, problem):
+        raise GraphError(
+            f"{title}.training_step never reads {name}'s own parameters, and {name} differentiates through nobody: "
+            "its gradient would be zero",
+            where=f"problems.{name}",
+            fix="call self(...) in the loss, or declare the dependency that its parameters act through",
+        )
+    for upper in uppers:
+        if not _reads(loss, world.problems[upper]):
+            raise GraphError(
+                f"dependencies say {upper} -> {name}, but {title}.training_step never reads self.{upper}, "
+                "so its hypergradient would be zero",
+                where=f"dependencies.u2l.{upper}: [{name}]",
+                fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), or drop the edge",
+            )
+    for lower in graph.lowers[name]:
+        if not _reads(loss, world.problems[lower]):
+            raise GraphError(
+                f"dependencies say {lower} -> {name}, but {title}.training_step never reads self.{lower}, "
+                f"so nothing would flow through {lower}'s optimum",
+                where=f"dependencies.l2u.{lower}: [{name}]",
+                fix=f"call self.{lower}(...) in the loss (outside any detach or no_grad), or drop the edge",
+            )
+
+
+def _reads(loss: Tensor, problem: Problem) -> bool:
+    grads = torch.autograd.grad(loss, problem.theta, retain_graph=True, allow_unused=True)
+    return any(grad is not None for grad in grads)

@@ -1,0 +1,120 @@
+"""Splits and batches of any nesting: their length, their tensors, and a pass over them in order.
+
+A nesting is a tensor, or a tuple, named tuple, list or mapping of nestings. A split is a nesting of tensors
+that share their first dimension, or a `torch.utils.data.Dataset`. A list holds columns, never samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sized
+from operator import itemgetter
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, IterableDataset
+
+from mlorun.data.loader import loaded_batches
+from mlorun.errors import DataError
+
+Batch: TypeAlias = Any  # a nesting of tensors; what comes from a Dataset may hold other leaves, e.g. strings
+Split: TypeAlias = Any  # a nesting of tensors, or a Dataset
+
+
+def map_tensors(fn: Callable[[Tensor], Any], batch: Batch) -> Any:
+    """The same nesting with fn of every tensor; a mapping comes back as a dict, other leaves as they are."""
+    if isinstance(batch, Tensor):
+        return fn(batch)
+    if isinstance(batch, (tuple, list)):
+        mapped = [map_tensors(fn, part) for part in batch]
+        if type(batch) is tuple:
+            return tuple(mapped)
+        # a named tuple takes its fields one by one
+        return type(batch)(*mapped) if isinstance(batch, tuple) else mapped
+    if isinstance(batch, Mapping):
+        return {key: map_tensors(fn, part) for key, part in batch.items()}
+    return batch
+
+
+def batch_length(batch: Batch) -> int:
+    """How many samples a batch holds: the first dimension of its first tensor."""
+    for _, leaf in _leaves(batch, ""):
+        if isinstance(leaf, Tensor) and leaf.dim() > 0:
+            return leaf.shape[0]
+    raise DataError("a batch holds no tensor with a first dimension", seen=type(batch).__name__)
+
+
+def length(split: Split) -> int:
+    """How many samples a split holds. Raises DataError where its parts disagree, or it cannot be counted."""
+    if isinstance(split, Dataset):
+        if isinstance(split, Sized) and not isinstance(split, IterableDataset):
+            return len(split)
+        raise DataError(
+            "a dataset without a length or an index cannot be shuffled",
+            seen=type(split).__name__,
+            fix="give it __len__ and __getitem__ (a map-style dataset)",
+        )
+    sizes: dict[str, int] = {}
+    for path, leaf in _leaves(split, "split"):
+        if not isinstance(leaf, Tensor) or leaf.dim() == 0:
+            raise DataError(
+                "a split is a nesting of tensors that share their first dimension, or a Dataset",
+                where=path,
+                seen="a tensor without dimensions" if isinstance(leaf, Tensor) else type(leaf).__name__,
+                fix="make it a tensor with one row for each sample",
+            )
+        sizes[path] = leaf.shape[0]
+    if not sizes:
+        raise DataError("a split holds no tensor", seen=type(split).__name__)
+    if len(set(sizes.values())) > 1:
+        raise DataError(
+            "the tensors of a split differ in length",
+            seen=", ".join(f"{path}: {size}" for path, size in sizes.items()),
+            fix="give every tensor one row for each sample",
+        )
+    return next(iter(sizes.values()))
+
+
+def on_device(split: Split, device: torch.device) -> Split:
+    """A split in memory, moved to the device (no copy where it is there already); a Dataset as it is."""
+    if isinstance(split, Dataset):
+        return split
+    return map_tensors(lambda tensor: tensor.to(device).contiguous(), split)
+
+
+def ordered_batches(split: Split, batch_size: int, device: torch.device, *, workers: int = 0) -> Iterator[Batch]:
+    """Every sample once, in order, the last batch as short as it must be. Batches in memory are views."""
+    size = length(split)
+    require_positive("evaluation_batch_size", batch_size)
+    if isinstance(split, Dataset):
+        # seeded by the rows alone: random transforms must not make one evaluation differ from the next
+        starts = range(0, size, batch_size)
+        plan = ((start, range(start, min(start + batch_size, size))) for start in starts)
+        for loaded in loaded_batches(split, plan, workers=workers, pin_memory=device.type == "cuda"):
+            yield to_device(loaded, device)
+        return
+    resident = on_device(split, device)
+    for start in range(0, size, batch_size):
+        yield map_tensors(itemgetter(slice(start, start + batch_size)), resident)
+
+
+def to_device(batch: Batch, device: torch.device) -> Batch:
+    """A loaded batch on the device; the copy overlaps with computation where the batch is pinned."""
+    return map_tensors(lambda tensor: tensor.to(device, non_blocking=True), batch)
+
+
+def require_positive(name: str, value: object) -> None:
+    """Raise DataError unless the value is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise DataError(f"{name} must be a whole number of at least 1", where=name, seen=repr(value))
+
+
+def _leaves(nesting: Any, path: str) -> Iterator[tuple[str, Any]]:
+    if isinstance(nesting, (tuple, list)):
+        for index, part in enumerate(nesting):
+            yield from _leaves(part, f"{path}[{index}]")
+    elif isinstance(nesting, Mapping):
+        for key, part in nesting.items():
+            yield from _leaves(part, f"{path}[{key!r}]")
+    else:
+        yield path, nesting

@@ -1,0 +1,36 @@
+"""The UCI handwritten digits, long-tailed: 1797 images of 8x8, embedded in the package."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mlorun.data.long_tailed import long_tailed_split
+
+# of all 1797 images, with pixels of 0..16 scaled to 0..1
+MEAN, STD = 0.3053, 0.3760
+
+
+def load_digits() -> tuple[Tensor, Tensor]:
+    """Images (1797, 1, 8, 8) float32 of zero mean and unit variance; labels (1797,) int64. See DIGITS.md."""
+    with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as archive:
+        images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
+    return images[:, None].float().div_(16).sub_(MEAN).div_(STD), labels.long()
+
+
+def digits_long_tailed(
+    *, seed: int, imbalance_factor: float, head_size: int, balanced_per_class: int, test_per_class: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Disjoint splits `train` (long-tailed), `balanced` and `test` (equal classes), each (images, labels)."""
+    images, labels = load_digits()
+    rows = long_tailed_split(
+        labels,
+        seed=seed,
+        imbalance_factor=imbalance_factor,
+        head_size=head_size,
+        set_aside={"test": test_per_class, "balanced": balanced_per_class},
+    )
+    return {name: (images[rows[name]], labels[rows[name]]) for name in ("train", "balanced", "test")}

@@ -1,0 +1,96 @@
+"""Labels to disjoint sets of rows: balanced ones set aside, and a train set with an exponential tail."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mlorun.data.batches import require_positive
+from mlorun.errors import DataError
+from mlorun.run.seeds import derive_seed
+
+logger = logging.getLogger("mlorun.data")
+
+
+def long_tailed_sizes(head_size: int, imbalance_factor: float, classes: int) -> tuple[int, ...]:
+    """int(head_size / imbalance_factor ** (c / (classes - 1))) for c = 0 .. classes - 1 (Cui et al. 2019).
+
+    From head_size down to head_size / imbalance_factor. Raises DataError where a size would be 0.
+    """
+    require_positive("data.head_size", head_size)
+    number = isinstance(imbalance_factor, (int, float)) and not isinstance(imbalance_factor, bool)
+    if not number or not math.isfinite(imbalance_factor) or imbalance_factor < 1:
+        raise DataError(
+            "the imbalance factor must be a number of at least 1",
+            where="data.imbalance_factor",
+            seen=repr(imbalance_factor),
+            fix="1 keeps every class equal; 100 makes the head a hundred times the tail",
+        )
+    if classes < 2:
+        raise DataError("a long tail needs at least two classes", where="labels", seen=f"{classes} classes")
+    sizes = tuple(int(head_size / imbalance_factor ** (c / (classes - 1))) for c in range(classes))
+    if sizes[-1] < 1:
+        raise DataError(
+            "the rarest class would hold no image",
+            where="data.imbalance_factor",
+            seen=f"head_size {head_size}, imbalance_factor {imbalance_factor}: class sizes {list(sizes)}",
+            fix=f"data.imbalance_factor={head_size} or less, or a larger data.head_size",
+        )
+    return sizes
+
+
+def long_tailed_split(
+    labels: Tensor, *, seed: int, imbalance_factor: float, head_size: int, set_aside: Mapping[str, int]
+) -> dict[str, Tensor]:
+    """Disjoint, ascending indices into labels: every name of set_aside, then `train`, then `unused`.
+
+    `set_aside` gives images per class, e.g. {"test": 50, "balanced": 20}, taken in this order and before the
+    train set, so that one seed sets the same images aside under every imbalance factor. The long-tailed sizes
+    are dealt to the classes in an order that the seed decides; a class that holds fewer images than its size
+    gives all it has, and a warning says so. Raises DataError for a class with no image left to train on.
+    """
+    counts = torch.bincount(labels).tolist()
+    classes = len(counts)
+    sizes = long_tailed_sizes(head_size, imbalance_factor, classes)
+    for name, per_class in set_aside.items():
+        require_positive(f"data.{name}_per_class", per_class)
+    _check_room(counts, set_aside)
+
+    dealt = torch.randperm(classes, generator=_generator(seed, "deal")).tolist()
+    parts: dict[str, list[Tensor]] = {name: [] for name in (*set_aside, "train", "unused")}
+    truncated: list[str] = []
+    for label in range(classes):
+        rows = torch.nonzero(labels == label).flatten()
+        rows = rows[torch.randperm(len(rows), generator=_generator(seed, "class", str(label)))]
+        for name, per_class in set_aside.items():
+            parts[name].append(rows[:per_class])
+            rows = rows[per_class:]
+        size = sizes[dealt[label]]
+        if size > len(rows):
+            truncated.append(f"class {label}: {len(rows)} of {size}")
+        parts["train"].append(rows[:size])
+        parts["unused"].append(rows[size:])
+    if truncated:
+        logger.warning("the train set holds fewer images than asked for: %s", ", ".join(truncated))
+    return {name: torch.cat(rows).sort().values for name, rows in parts.items()}
+
+
+def _check_room(counts: list[int], set_aside: Mapping[str, int]) -> None:
+    """Every class must have one image more than is set aside."""
+    reserved = sum(set_aside.values())
+    fewest = min(counts)
+    if fewest <= reserved:
+        raise DataError(
+            "a class has too few images for what is set aside",
+            where=", ".join(f"data.{name}_per_class" for name in set_aside),
+            seen=f"{reserved} images per class, but class {counts.index(fewest)} has {fewest}",
+            fix=f"set {fewest - 1} or fewer aside, so that one remains to train on" if fewest > 1 else None,
+        )
+
+
+def _generator(seed: int, *names: str) -> torch.Generator:
+    return torch.Generator().manual_seed(derive_seed(seed, "long_tailed", *names))

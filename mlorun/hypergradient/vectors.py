@@ -1,0 +1,85 @@
+"""Vectors: one problem's trainable parameters, or anything of their shapes, and the algebra on them.
+
+Nothing here records a graph or waits for the device: inner products and norms are () tensors. Reductions run in
+float32 at least, whatever the parameters' type.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+Vector = tuple[Tensor, ...]
+
+
+def detach(x: Sequence[Tensor]) -> Vector:
+    """The same values outside of any graph; memory is shared."""
+    return tuple(t.detach() for t in x)
+
+
+def copy(x: Sequence[Tensor]) -> Vector:
+    """The same values in memory of their own."""
+    return tuple(t.detach().clone() for t in x)
+
+
+def zeros_like(x: Sequence[Tensor]) -> Vector:
+    return tuple(torch.zeros_like(t) for t in x)
+
+
+def filled(grads: Sequence[Tensor | None], like: Sequence[Tensor]) -> Vector:
+    """Gradients as autograd returns them, with None (unused) made zero."""
+    return tuple(torch.zeros_like(t) if g is None else g for g, t in zip(grads, like, strict=True))
+
+
+@torch.no_grad()
+def add(x: Vector, y: Vector, alpha: float | Tensor = 1.0) -> Vector:
+    """x + alpha y."""
+    if isinstance(alpha, Tensor):
+        return tuple(torch._foreach_add(x, torch._foreach_mul(y, alpha)))
+    return tuple(torch._foreach_add(x, y, alpha=alpha))
+
+
+@torch.no_grad()
+def scale(x: Vector, alpha: float | Tensor) -> Vector:
+    """alpha x."""
+    return tuple(torch._foreach_mul(x, alpha))
+
+
+@torch.no_grad()
+def scale_each(x: Vector, alphas: Sequence[float]) -> Vector:
+    """alpha_i x_i, one number for each parameter."""
+    return tuple(torch._foreach_mul(x, list(alphas)))
+
+
+def flat(x: Vector) -> Tensor:
+    """Every entry in one row, (P,)."""
+    return torch.cat([t.reshape(-1) for t in x])
+
+
+def shaped(row: Tensor, like: Vector) -> Vector:
+    """The inverse of `flat`."""
+    parts = torch.split(row, [t.numel() for t in like])
+    return tuple(part.view_as(t) for part, t in zip(parts, like, strict=True))
+
+
+def negate(x: Vector) -> Vector:
+    return scale(x, -1.0)
+
+
+@torch.no_grad()
+def dot(x: Vector, y: Vector) -> Tensor:
+    """<x, y>, ()."""
+    return torch.stack([torch.sum(_wide(a) * _wide(b)) for a, b in zip(x, y, strict=True)]).sum()
+
+
+@torch.no_grad()
+def norm(x: Vector) -> Tensor:
+    """The Euclidean norm, ()."""
+    norms: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm([_wide(t) for t in x])))
+    return norms
+
+
+def _wide(t: Tensor) -> Tensor:
+    return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t

@@ -1,0 +1,44 @@
+"""An error as one clear screen: what, where, what was seen, how to fix it. No torch."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from pathlib import Path
+from tempfile import NamedTemporaryFile
+
+from mlorun.errors import ConfigErrors, MlorunError, RunError
+
+
+def render(error: MlorunError) -> str:
+    """The lines of the screen; several faults one below the other."""
+    faults = error.faults if isinstance(error, ConfigErrors) else (error,)
+    blocks = []
+    for fault in faults:
+        lines = [f"error: {fault.message}"]
+        lines += [f"  {label:5s}  {text}" for label, text in fault.details() if text]
+        blocks.append("\n".join(lines))
+    if len(faults) > 1:
+        blocks.append(f"{len(faults)} faults, nothing was run")
+    return "\n\n".join(blocks)
+
+
+def show(error: MlorunError) -> None:
+    """Print the screen to standard error, in colour on a terminal."""
+    from rich.console import Console
+    from rich.text import Text
+
+    screen = Console(stderr=True, highlight=False, soft_wrap=True)
+    text = Text(render(error))
+    text.highlight_regex(r"(?m)^error: ", "bold red")
+    text.highlight_regex(r"(?m)^  (where|seen|fix) ", "cyan")
+    sys.stdout.flush()
+    screen.print(text)
+
+
+def named(error: Exception, folder: Path | None = None) -> MlorunError:
+    """An error that nobody foresaw, in one line; its traceback goes to a file, in `folder` if given."""
+    with NamedTemporaryFile("w", prefix="mlorun-", suffix=".log", dir=folder, delete=False) as file:
+        traceback.print_exception(error, file=file)
+    first = next(iter(str(error).splitlines()), "")
+    return RunError(f"{type(error).__name__}: {first}".rstrip(": "), fix=f"the full traceback is in {file.name}")

@@ -1,0 +1,72 @@
+"""What a run tells its listeners: facts at the start, events on the way, a result at the end. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+Kind = Literal["train", "eval"]
+Status = Literal["finished", "failed", "nonfinite", "out_of_memory", "out_of_disk", "preempted", "interrupted"]
+
+
+@dataclass(frozen=True)
+class Event:
+    """Numbers of one problem after `step` global steps; plain floats, already off the device."""
+
+    step: int
+    kind: Kind
+    source: str
+    metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class RunFacts:
+    """What is known before the first step. `position()`, for any thread, is the step the engine is at."""
+
+    name: str
+    folder: Path
+    total_steps: int
+    device: str
+    overrides: tuple[str, ...]
+    position: Callable[[], int]
+
+
+@dataclass(frozen=True)
+class Result:
+    """How a run ended. `error` is what ended it early, for whoever reports it; result.json leaves it out."""
+
+    status: Status
+    exit_code: int
+    steps: int
+    metrics: Mapping[str, float]
+    params_sha256: str
+    wall_seconds: float
+    steps_per_second: float
+    error: BaseException | None = field(default=None, compare=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """The fields of result.json, in its order."""
+        return {
+            "status": self.status,
+            "exit_code": self.exit_code,
+            "steps": self.steps,
+            "metrics": dict(self.metrics),
+            "params_sha256": self.params_sha256,
+            "wall_seconds": self.wall_seconds,
+            "steps_per_second": self.steps_per_second,
+        }
+
+
+class Logger(Protocol):
+    """Hears of a run. `end` is called exactly once after `start`, with None where the run has no result."""
+
+    def start(self, facts: RunFacts) -> None:
+        """Called once, before the first step."""
+
+    def event(self, event: Event) -> None:
+        """Called from the training thread; must not wait for anything slow."""
+
+    def end(self, result: Result | None) -> None:
+        """Called once, whatever happened."""

@@ -1,0 +1,214 @@
+"""The run folder: its place, its name, and the files that say what the run was and how it ended. No torch."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import platform
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, final
+
+from mlorun.errors import ConfigError, ResourceError
+from mlorun.run.atomic import write_bytes, write_json
+from mlorun.run.events import Result
+from mlorun.run.provenance import git_state, versions
+
+log = logging.getLogger("mlorun.run")
+
+
+@final
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of one run, below `path`. `create` and `at` make a folder; the constructor opens one."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path | str, name: str) -> RunFolder:
+        """A new folder root/name/run_id, with root/name/latest pointing to it.
+
+        run_id is the UTC time to the millisecond, so it sorts by time; a taken one is waited out.
+        """
+        if not name or name.startswith(".") or any(mark in name for mark in '/\\\0:*?"<>|'):
+            raise ConfigError(
+                "name becomes a folder, and cannot be one",
+                where="name",
+                seen=repr(name),
+                fix="use letters, digits, '-', '_' and '.', not starting with '.'",
+            )
+        home = Path(root) / name
+        _make(home, exist_ok=True)
+        while True:
+            path = home / _run_id()
+            try:
+                _make(path, exist_ok=False)
+                break
+            except FileExistsError:
+                time.sleep(0.001)
+        _point(home / "latest", path.name)
+        return cls(path)
+
+    @classmethod
+    def at(cls, path: Path | str) -> RunFolder:
+        """A new run in this very folder, which is made where it is missing and must not hold a run yet."""
+        folder = cls(Path(path))
+        _make(folder.path, exist_ok=True)
+        if folder.run.exists() or folder.result.exists():
+            raise ConfigError(
+                "the folder holds a run already",
+                where=str(path),
+                seen=f"run.json with status {folder.facts().get('status')}" if folder.run.exists() else "result.json",
+                fix="name another folder, or remove this one",
+            )
+        return folder
+
+    @property
+    def config(self) -> Path:
+        """The composed and resolved config: enough to run it again."""
+        return self.path / "config.yaml"
+
+    @property
+    def run(self) -> Path:
+        """Status, command, versions, attempts, timing."""
+        return self.path / "run.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One line per event, without wall-clock."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What the console said, and every traceback in full."""
+        return self.path / "log.txt"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints go."""
+        return self.path / "checkpoints"
+
+    @property
+    def result(self) -> Path:
+        """Written last: where it exists, the run is over."""
+        return self.path / "result.json"
+
+    def begin(
+        self,
+        *,
+        name: str,
+        config: str,
+        argv: Sequence[str],
+        overrides: Sequence[str],
+        device: str,
+        threads: int,
+        precision: str,
+        step: int = 0,
+    ) -> None:
+        """Write config.yaml and run.json; a run.json that exists gets another attempt, from `step`."""
+        earlier = self.facts() if self.run.exists() else {}
+        started = _now()
+        attempt = {
+            "started": started,
+            "ended": None,
+            "status": "running",
+            "from_step": step,
+            "to_step": None,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+        }
+        self.checkpoints.mkdir(exist_ok=True)
+        write_bytes(self.config, config.encode())
+        write_json(
+            self.run,
+            {
+                "name": name,
+                "run_id": self.path.name,
+                "status": "running",
+                "argv": list(argv),
+                "overrides": list(overrides),
+                "cwd": os.getcwd(),
+                "device": device,
+                "threads": threads,
+                "precision": precision,
+                "versions": versions(),
+                "platform": platform.platform(),
+                "git": git_state(Path.cwd()),
+                "started": earlier.get("started", started),
+                "ended": None,
+                "wall_seconds": None,
+                "attempts": [*earlier.get("attempts", []), attempt],
+            },
+        )
+
+    def finish(self, result: Result) -> None:
+        """Close the attempt in run.json; then, last of all, write result.json."""
+        facts = self.facts()
+        ended = _now()
+        *before, attempt = facts["attempts"]
+        closed = {**attempt, "ended": ended, "status": result.status, "to_step": result.steps}
+        if result.error is not None:
+            closed["error"] = f"{type(result.error).__name__}: {result.error}"
+        self.update(
+            status=result.status,
+            ended=ended,
+            wall_seconds=result.wall_seconds,
+            attempts=[*before, closed],
+        )
+        write_json(self.result, result.as_json())
+
+    def facts(self) -> dict[str, Any]:
+        """run.json as it stands."""
+        facts: dict[str, Any] = json.loads(self.run.read_text(encoding="utf-8"))
+        return facts
+
+    def update(self, **fields: Any) -> None:
+        """Change these fields of run.json, and keep the others."""
+        write_json(self.run, {**self.facts(), **fields})
+
+
+def _run_id() -> str:
+    now = datetime.now(UTC)
+    return f"{now:%Y%m%d-%H%M%S}-{now.microsecond // 1000:03d}"
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def _make(path: Path, *, exist_ok: bool) -> None:
+    """mkdir, with errors that say what to do; FileExistsError only where `path` is there and must be new."""
+    try:
+        path.mkdir(parents=exist_ok, exist_ok=exist_ok)
+    except OSError as error:
+        if isinstance(error, FileExistsError) and not exist_ok:
+            raise
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ResourceError("no space is left for the run folder", where=str(path)) from error
+        raise ConfigError(
+            "the run folder cannot be made",
+            where=str(path),
+            seen=error.strerror or str(error),
+            fix="run.root=FOLDER names a place that can be written to",
+        ) from error
+
+
+def _point(pointer: Path, run_id: str) -> None:
+    """Make `pointer` lead to its sibling `run_id`, in one rename. A run does without it, so only warn."""
+    draft = pointer.with_name(f".latest.{os.getpid()}.{run_id}")
+    try:
+        try:
+            draft.symlink_to(run_id, target_is_directory=True)
+        except (OSError, NotImplementedError):
+            # file systems and accounts without symlinks get a text file that says the same
+            draft.write_text(run_id + "\n", encoding="utf-8")
+        os.replace(draft, pointer)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        log.warning("%s still points elsewhere: %s", pointer, error.strerror)

@@ -1,0 +1,96 @@
+"""What a run says, by the logger "mlorun" or a Python warning, to log.txt and elsewhere. No torch."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# what a run has to say, and what Python's `warnings` say meanwhile
+NAMES = ("mlorun", "py.warnings")
+
+
+@contextmanager
+def listening(handler: logging.Handler) -> Iterator[None]:
+    """Send every message of INFO or above to `handler`, and none to the root logger, while the block runs."""
+    loggers = [logging.getLogger(name) for name in NAMES]
+    before = [(logger.level, logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.addHandler(handler)
+        logger.setLevel(logging.INFO)
+        # the root logger may write to the very terminal that a live view owns
+        logger.propagate = False
+    try:
+        yield
+    finally:
+        for logger, (level, propagate) in zip(loggers, before, strict=True):
+            logger.removeHandler(handler)
+            logger.setLevel(level)
+            logger.propagate = propagate
+
+
+@contextmanager
+def log_to(path: Path) -> Iterator[None]:
+    """Append every message, warning and traceback to `path` while the block runs."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    logging.captureWarnings(True)
+    try:
+        with listening(handler):
+            yield
+    finally:
+        logging.captureWarnings(False)
+        handler.close()
+
+
+class Held:
+    """Messages kept until somebody is there to hear them."""
+
+    def __init__(self) -> None:
+        self._keeper = _Keeper()
+
+    def open(self) -> None:
+        """Keep messages from now on."""
+        logging.getLogger("mlorun").addHandler(self._keeper)
+
+    def release(self) -> None:
+        """Keep no more, and pass everything kept on to the handlers that listen by now."""
+        logger = logging.getLogger("mlorun")
+        logger.removeHandler(self._keeper)
+        while self._keeper.kept:
+            logger.handle(self._keeper.kept.pop(0))
+
+
+# not Held itself: a Handler has a `release` of its own, which gives back its lock
+class _Keeper(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self.kept: list[logging.LogRecord] = []
+        self._others = list(logging.getLogger("mlorun").handlers)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        # once log.txt or a console listens, a message is heard as it is said
+        others = [handler for handler in logging.getLogger("mlorun").handlers if handler is not self]
+        if others == self._others:
+            self.kept.append(record)
+
+
+@contextmanager
+def holding() -> Iterator[Held]:
+    """Keep the messages from before the run folder exists; what is not released goes out at the end.
+
+    Nobody else hears them meanwhile, or they would be said twice.
+    """
+    logger = logging.getLogger("mlorun")
+    level, propagate = logger.level, logger.propagate
+    held = Held()
+    held.open()
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+    try:
+        yield held
+    finally:
+        logger.setLevel(level)
+        logger.propagate = propagate
+        held.release()

@@ -1,0 +1,30 @@
+"""Meta-Weight-Net: learn each sample's weight from its loss (Shu et al. 2019, arXiv:1902.07379)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch.nn.functional as F
+from mlorun.recipes.classification import Batch, Classifier, accuracy
+
+from mlorun.core.problem import Metric, Problem
+
+
+class WeightedClassifier(Classifier):
+    """Lower: cross entropy, each sample weighted by what `reweight` makes of its loss. Equation 2 of the paper."""
+
+    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
+        inputs, labels = batch
+        outputs = self(inputs)
+        losses = F.cross_entropy(outputs, labels, reduction="none")[:, None]  # (B, 1)
+        weights = self.reweight(losses.detach())  # (B, 1)
+        return {"loss": (weights * losses).mean(), "accuracy": lambda: accuracy(outputs, labels)}
+
+
+class Reweight(Problem):
+    """Upper: the classifier's cross entropy on balanced data. Equation 3 of the paper."""
+
+    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
+        inputs, labels = batch
+        outputs = self.classifier(inputs)
+        return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}

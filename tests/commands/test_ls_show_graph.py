@@ -1,0 +1,68 @@
+"""The verbs that only look."""
+
+from __future__ import annotations
+
+import pytest
+from omegaconf import OmegaConf
+
+from mlorun.cli import main
+from mlorun.config.compose import composed
+from tests.experiments import Experiments
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+
+def output(capsys: pytest.CaptureFixture[str], *args: str) -> str:
+    assert main(list(args)) == 0
+    return capsys.readouterr().out
+
+
+def test_ls_lists_the_groups_and_how_to_choose_from_them(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "ls")
+    assert "experiment=OPTION" in text
+    assert "PROBLEM.optimizer=OPTION" in text
+
+
+def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "decoupled weight decay" in output(capsys, "ls", "optimizer")
+
+
+def test_ls_marks_the_users_own_options(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
+    own_configs.raw("optimizer/mine.yaml", "# about: my own\n_target_: torch.optim.SGD\n")
+    assert "my own (yours)" in output(capsys, "ls", "optimizer")
+
+
+def test_ls_of_an_unknown_group_gets_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ls", "optimiser"]) == 2
+    assert "did you mean optimizer?" in capsys.readouterr().err
+
+
+def test_show_prints_the_resolved_config_as_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    overrides = ["experiment=mwn_digits", "classifier.optimizer.lr=0.5"]
+    assert OmegaConf.create(output(capsys, "show", *overrides)) == composed(overrides)
+
+
+def test_show_shows_a_config_that_check_refuses(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "lr: abc" in output(capsys, "show", "experiment=mwn_digits", "classifier.optimizer.lr=abc")
+
+
+def test_graph_prints_levels_paths_and_the_order_of_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "graph", "experiment=mwn_digits", "classifier.unroll_steps=3")
+    assert "2  reweight" in text
+    assert "1  classifier" in text
+    assert "classifier x3, reweight" in text
+    assert "3 global steps" in text
+
+
+def test_graph_of_one_problem_has_no_hypergradients(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "hypergradients: none" in output(capsys, "graph", "experiment=mwn_mnist_baseline")
+
+
+def test_graph_refuses_an_unknown_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", "experiment=mwn_digits", "dependencies.u2l={rewieght:[classifier]}"]) == 2
+    assert "did you mean reweight?" in capsys.readouterr().err
+
+
+def test_graph_without_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph"]) == 2
+    assert "problems" in capsys.readouterr().err

@@ -1,0 +1,471 @@
+"""The engine: order of work in a step, hooks, accumulation, roll-back, precision, evaluation, and what it refuses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlorun.core.engine import Engine
+from mlorun.core.evaluation import Evaluation
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace
+from mlorun.core.problem import Problem
+from mlorun.data.stream import stream
+from mlorun.errors import ConfigError, GraphError, NonFiniteError
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import Identity
+from mlorun.run.device import Precision
+from mlorun.run.events import Event
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def t1t2() -> Implicit:
+    return Implicit(Identity(1.0), ForwardOverReverse(), "post")
+
+
+def sgd(theta: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(theta, lr=0.1)
+
+
+def engine(
+    problems: Sequence[Problem], u2l: Any = None, l2u: Any = None, *, precision: str = "fp32", **kwargs: Any
+) -> Engine:
+    graph = ProblemGraph.build([problem.name for problem in problems], u2l, l2u)
+    settings = {"train_iters": 4, **kwargs}
+    return Engine(problems, graph, device=CPU, precision=Precision(precision, CPU), **settings)
+
+
+def data(name: str, rows: int = 32, batch_size: int = 8, split: Any = None) -> Any:
+    draw = torch.Generator().manual_seed(1)
+    default = (torch.randn(rows, 3, generator=draw), torch.randint(2, (rows,), generator=draw))
+    return stream(default if split is None else split, batch_size=batch_size, seed=0, name=name, device=CPU)
+
+
+class Classify(Problem):
+    def training_step(self, batch: Any) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+class Weighted(Problem):
+    def training_step(self, batch: Any) -> Any:
+        losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")[:, None]
+        return (self.up(losses.detach()) * losses).mean()
+
+
+class Meta(Problem):
+    def training_step(self, batch: Any) -> Mapping[str, Tensor]:
+        return {"loss": F.cross_entropy(self.low(batch[0]), batch[1]), "width": torch.tensor(2.0)}
+
+
+def bilevel(pace: Pace | None = None, **kwargs: Any) -> list[Problem]:
+    weight = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1), nn.Sigmoid())
+    return [
+        Meta(name="up", module=weight, optimizer=lambda theta: torch.optim.Adam(theta, lr=0.01), stream=data("up")),
+        Weighted(
+            name="low",
+            module=nn.Linear(3, 2),
+            optimizer=sgd,
+            stream=data("low"),
+            hypergradient=t1t2(),
+            pace=pace,
+            **kwargs,
+        ),
+    ]
+
+
+def test_both_levels_learn_and_every_report_names_its_problem() -> None:
+    events: list[Event] = []
+    program = engine(bilevel(), {"up": ["low"]}, train_iters=40, log_every=20)
+    before = [p.clone() for p in program.problems["up"].theta]
+    metrics = program.run(events.append)
+    assert [(event.step, event.source) for event in events] == [(20, "up"), (20, "low"), (40, "up"), (40, "low")]
+    assert set(events[0].metrics) == {"loss", "width"}
+    assert metrics["up/width"] == 2.0
+    assert any(not torch.equal(a, b) for a, b in zip(before, program.problems["up"].theta, strict=True))
+
+
+def test_a_metric_that_is_a_function_is_made_only_when_a_report_is_due() -> None:
+    calls: list[int] = []
+
+    class Lazy(Classify):
+        def training_step(self, batch: Any) -> Any:
+            outputs = self(batch[0])
+            return {"loss": F.cross_entropy(outputs, batch[1]), "largest": lambda: self.count(outputs)}
+
+        def count(self, outputs: Tensor) -> Tensor:
+            calls.append(program.step_count)
+            return outputs.max()
+
+    program = engine([Lazy(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only"))], log_every=2)
+    assert "only/largest" in program.run()
+    assert calls == [2, 4]
+
+
+def test_hooks_are_called_in_their_documented_order() -> None:
+    said: list[str] = []
+
+    class Hooked(Classify):
+        def get_batch(self) -> Any:
+            said.append("batch")
+            return super().get_batch()
+
+        def training_step(self, batch: Any) -> Any:
+            said.append("loss")
+            return super().training_step(batch)
+
+        def on_inner_loop_start(self) -> None:
+            said.append("inner")
+
+        def grad_callback(self) -> None:
+            said.append("grad" if all(p.grad is not None for p in self.theta) else "no grad")
+
+        def custom_optimizer_step(self) -> None:
+            said.append("optimizer")
+            super().custom_optimizer_step()
+
+        def param_callback(self) -> None:
+            said.append("param")
+
+        def epoch_callback(self) -> None:
+            said.append("epoch")
+
+    problem = Hooked(
+        name="only",
+        module=nn.Linear(3, 2),
+        optimizer=sgd,
+        stream=data("only", rows=16),
+        pace=Pace(gradient_accumulation=2),
+    )
+    program = engine([problem], train_iters=2)
+    program.probe()
+    said.clear()
+    program.run()
+    assert said == ["inner", "batch", "loss", "grad", "batch", "loss", "grad", "optimizer", "param", "epoch"]
+
+
+def test_the_scheduler_steps_once_an_optimizer_step_and_the_gradient_is_a_mean() -> None:
+    rows = (torch.randn(8, 3), torch.randint(2, (8,)))
+    results = []
+    for parts in (1, 4):
+        torch.manual_seed(5)
+        problem = Classify(
+            name="only",
+            module=nn.Linear(3, 2),
+            optimizer=lambda theta: torch.optim.SGD(theta, lr=0.5),
+            scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
+            stream=data("only", split=rows, batch_size=8 // parts),
+            pace=Pace(gradient_accumulation=parts),
+        )
+        program = engine([problem], train_iters=parts)
+        program.run()
+        results.append(torch.cat([p.detach().flatten() for p in problem.theta]))
+        assert problem.optimizer.param_groups[0]["lr"] == 0.25
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
+
+
+def test_the_gradient_is_clipped_at_the_optimizer_step() -> None:
+    problem = Classify(
+        name="only",
+        module=nn.Linear(3, 2),
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=1.0),
+        stream=data("only"),
+        gradient_clip=1e-3,
+    )
+    before = torch.cat([p.detach().clone().flatten() for p in problem.theta])
+    engine([problem], train_iters=1).run()
+    moved = torch.cat([p.detach().flatten() for p in problem.theta]) - before
+    assert moved.norm().item() == pytest.approx(1e-3, rel=1e-3)
+
+
+def test_roll_back_repeats_the_inner_loop_on_the_same_batches_under_the_new_upper_parameters() -> None:
+    seen: list[Tensor] = []
+    starts: list[Tensor] = []
+
+    class Watched(Weighted):
+        def training_step(self, batch: Any) -> Any:
+            seen.append(batch[0].clone())
+            starts.append(self.module.weight.detach().clone())
+            return super().training_step(batch)
+
+    problems = bilevel(Pace(unroll_steps=2, roll_back=True))
+    low = Watched(
+        name="low",
+        module=nn.Linear(3, 2),
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9),
+        stream=data("low"),
+        hypergradient=t1t2(),
+        pace=Pace(unroll_steps=2, roll_back=True),
+    )
+    program = engine([problems[0], low], {"up": ["low"]}, train_iters=2)
+    program.probe()
+    seen.clear()
+    starts.clear()
+    program.run()
+    # two steps; the replays of the upper step's cross; then the two steps again
+    assert torch.equal(seen[0], seen[-2])
+    assert torch.equal(seen[1], seen[-1])
+    assert torch.equal(starts[0], starts[-2])
+    assert not torch.equal(starts[1], starts[-1])
+    assert low.stream is not None
+    assert low.stream.state_dict() == {"epoch": 0, "position": 2}
+
+
+def test_roll_back_works_on_the_middle_of_three_levels() -> None:
+    class Low(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            return (
+                F.cross_entropy(self(batch[0]), batch[1])
+                + self.top.module.log_decay.exp() * self.module.weight.square().sum()
+            )
+
+    class Middle(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            gap = (self.module.weight - self.low.module.weight).square().sum()
+            return F.cross_entropy(self(batch[0]), batch[1]) + gap
+
+    class Top(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self.middle(batch[0]), batch[1])
+
+    class Decay(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.log_decay = nn.Parameter(torch.zeros(()))
+
+    problems = [
+        Top(name="top", module=Decay(), optimizer=sgd, stream=data("top")),
+        Middle(
+            name="middle",
+            module=nn.Linear(3, 2),
+            optimizer=sgd,
+            stream=data("middle"),
+            hypergradient=t1t2(),
+            pace=Pace(unroll_steps=2, roll_back=True),
+        ),
+        Low(name="low", module=nn.Linear(3, 2), optimizer=sgd, stream=data("low"), hypergradient=t1t2()),
+    ]
+    program = engine(problems, {"top": ["low"]}, {"low": ["middle"], "middle": ["top"]}, train_iters=6)
+    program.run()
+    assert problems[0].module.log_decay.item() != 0
+
+
+def test_a_users_optimizer_with_groups_and_its_scheduler_are_used_as_built() -> None:
+    module = nn.Linear(3, 2)
+    optimizer = torch.optim.AdamW([{"params": [module.weight], "lr": 0.1}, {"params": [module.bias], "lr": 0.0}])
+    scheduler = torch.optim.lr_scheduler.OneCycleLR(optimizer, max_lr=[0.1, 1e-12], total_steps=10)
+    bias = module.bias.detach().clone()
+    problem = Classify(name="only", module=module, optimizer=optimizer, scheduler=scheduler, stream=data("only"))
+    program = engine([problem])
+    program.run()
+    assert program.problems["only"].optimizer is optimizer
+    assert len(optimizer.param_groups) == 2
+    assert scheduler.last_epoch == 4
+    torch.testing.assert_close(module.bias.detach(), bias, rtol=0, atol=1e-9)
+
+
+def test_reduce_on_plateau_is_given_the_loss() -> None:
+    problem = Classify(
+        name="only",
+        module=nn.Linear(3, 2),
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1),
+        stream=data("only"),
+        scheduler=lambda optimizer: torch.optim.lr_scheduler.ReduceLROnPlateau(
+            optimizer, factor=0.5, patience=0, threshold=10
+        ),
+    )
+    engine([problem], train_iters=6).run()
+    assert problem.optimizer.param_groups[0]["lr"] < 0.1
+
+
+@pytest.mark.parametrize("kind", ["tensor", "tuple", "mapping"])
+def test_batches_of_any_nesting_just_work(kind: str) -> None:
+    x, y = torch.randn(16, 3), torch.randint(2, (16,))
+    split: Any = {"tensor": x, "tuple": (x, y), "mapping": {"x": x, "y": y}}[kind]
+
+    class AnyBatch(Problem):
+        def training_step(self, batch: Any) -> Any:
+            inputs = batch if kind == "tensor" else batch[0] if kind == "tuple" else batch["x"]
+            return {"loss": self(inputs).square().mean()}
+
+    problem = AnyBatch(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only", split=split))
+    assert engine([problem]).run()["only/loss"] >= 0
+
+
+def test_frozen_and_unused_parameters_stay_where_they_are() -> None:
+    class Partly(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.used, self.unused, self.frozen = nn.Linear(3, 2), nn.Linear(3, 2), nn.Linear(2, 2)
+            self.frozen.requires_grad_(False)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.frozen(self.used(x))
+
+    problems = bilevel()
+    module = Partly()
+    low = Weighted(name="low", module=module, optimizer=sgd, stream=data("low"), hypergradient=t1t2())
+    kept = [p.clone() for part in (module.unused, module.frozen) for p in part.parameters()]
+    engine([problems[0], low], {"up": ["low"]}).run()
+    now = [p for part in (module.unused, module.frozen) for p in part.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(kept, now, strict=True))
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_lowest_problem() -> None:
+    problems = bilevel()
+    problems[1].optimizer.param_groups[0]["lr"] = float("inf")
+    with pytest.raises(NonFiniteError, match="loss of low") as caught:
+        engine(problems, {"up": ["low"]}, log_every=2).run()
+    assert caught.value.exit_code == 4
+
+
+class Deaf(Problem):
+    """Declared to read another problem, and does not."""
+
+    def training_step(self, batch: Any) -> Any:
+        return F.cross_entropy(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("deaf", ["low", "up"])
+def test_an_edge_that_no_loss_reads_is_refused_before_anything_moves(deaf: str) -> None:
+    problems = bilevel()
+    place = {"up": 0, "low": 1}[deaf]
+    problems[place] = Deaf(name=deaf, module=nn.Linear(3, 2), optimizer=sgd, stream=data(deaf), hypergradient=t1t2())
+    program = engine(problems, {"up": ["low"]})
+    rng = torch.get_rng_state()
+    with pytest.raises(GraphError, match=r"Deaf\.training_step never reads") as caught:
+        program.run()
+    assert "drop the edge" in (caught.value.fix or "")
+    assert torch.equal(rng, torch.get_rng_state())
+    assert program.step_count == 0
+
+
+def test_a_probe_leaves_streams_and_random_numbers_as_they_were() -> None:
+    program = engine(bilevel(), {"up": ["low"]})
+    rng = torch.get_rng_state()
+    program.probe()
+    assert torch.equal(rng, torch.get_rng_state())
+    for problem in program.problems.values():
+        assert problem.stream is not None
+        assert problem.stream.state_dict() == {"epoch": 0, "position": 0}
+
+
+def test_a_mistyped_problem_gets_the_nearest_name() -> None:
+    class Typo(Problem):
+        def training_step(self, batch: Any) -> Any:
+            return self.lwo(batch[0]).sum()
+
+    problems = [Typo(name="up", module=nn.Linear(3, 2), optimizer=sgd, stream=data("up")), bilevel()[1]]
+    with pytest.raises(GraphError, match=r"self\.lwo") as caught:
+        engine(problems, {"up": ["low"]}).probe()
+    assert "did you mean low" in (caught.value.fix or "")
+
+
+@pytest.mark.parametrize(
+    ("result", "words"),
+    [
+        (lambda p, b: "loss", "returned str"),
+        (lambda p, b: p(b[0]), "not a scalar"),
+        (lambda p, b: torch.ones(()), "no parameter"),
+    ],
+)
+def test_a_step_that_returns_no_usable_loss_is_refused(result: Any, words: str) -> None:
+    class Odd(Problem):
+        def training_step(self, batch: Any) -> Any:
+            return result(self, batch)
+
+    problem = Odd(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only"))
+    with pytest.raises(ConfigError, match=words):
+        engine([problem]).probe()
+
+
+def test_a_problem_that_is_differentiated_through_needs_a_hypergradient() -> None:
+    problems = bilevel()
+    problems[1].hypergradient = None
+    with pytest.raises(GraphError, match="no hypergradient"):
+        engine(problems, {"up": ["low"]})
+
+
+def test_a_lower_problem_that_maximizes_is_refused() -> None:
+    problems = bilevel()
+    problems[1].optimizer.param_groups[0]["maximize"] = True
+    with pytest.raises(GraphError, match="maximizes"):
+        engine(problems, {"up": ["low"]})
+
+
+def test_evaluation_leaves_no_trace_and_averages_over_samples() -> None:
+    module = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 2))
+    problem = Classify(name="only", module=module, optimizer=sgd, stream=data("only"))
+    split = (torch.randn(10, 3), torch.randint(2, (10,)))
+    whole, parts = (Evaluation("only", "test", split, size) for size in (10, 3))
+    program = engine([problem], train_iters=1, evaluations=[whole])
+    program.run()
+    rng, statistics = torch.get_rng_state(), [b.clone() for b in module.buffers()]
+    assert program.evaluate()["test/loss"] == pytest.approx(parts.run(program.world)["test/loss"], rel=1e-5)
+    assert torch.equal(rng, torch.get_rng_state())
+    assert all(map(torch.equal, statistics, module.buffers()))
+    assert all(m.training for m in module.modules())
+    module.eval()
+    assert F.cross_entropy(module(split[0]), split[1]).item() == pytest.approx(
+        program.evaluate()["test/loss"], rel=1e-5
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
+def test_every_precision_trains_on_the_cpu_and_keeps_parameters_in_float32(precision: str) -> None:
+    torch.manual_seed(1)
+    problems = bilevel()
+    before = [p.detach().clone() for p in problems[0].theta]
+    program = engine(problems, {"up": ["low"]}, precision=precision, train_iters=8)
+    metrics = program.run()
+    assert all(torch.isfinite(p).all() and p.dtype == torch.float32 for each in problems for p in each.theta)
+    assert metrics["low/loss"] < 2
+    assert any(not torch.equal(a, b) for a, b in zip(before, problems[0].theta, strict=True))
+
+
+def test_an_upper_gradient_in_half_precision_is_close_to_that_in_float32() -> None:
+    got = []
+    for precision in ("fp32", "fp16"):
+        torch.manual_seed(1)
+        problems = bilevel()
+        seen: list[Tensor] = []
+        problems[0].custom_optimizer_step = lambda: None  # type: ignore[method-assign]
+        up = problems[0]
+        up.grad_callback = lambda up=up, seen=seen: seen.append(torch.cat([p.grad.flatten() for p in up.theta]))  # type: ignore[method-assign, misc]
+        program = engine(problems, {"up": ["low"]}, precision=precision, train_iters=1)
+        scaler = program._scalers["up"]
+        scale = 1.0 if scaler is None else scaler.get_scale()
+        program.run()
+        got.append(seen[0] / scale)
+    assert (got[0] - got[1]).norm() / got[0].norm() < 0.02
+
+
+def test_stopping_ends_the_run_after_the_step_at_hand() -> None:
+    class Stops(Classify):
+        def param_callback(self) -> None:
+            if program.step_count == 2:
+                program.stop()
+
+    program = engine([Stops(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only"))], train_iters=50)
+    program.run()
+    assert program.step_count == 3
+    assert program.stopped
+
+
+def test_no_steps_is_a_run_too() -> None:
+    split = (torch.randn(4, 3), torch.randint(2, (4,)))
+    problem = Classify(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only"))
+    assert set(engine([problem], train_iters=0, evaluations=[Evaluation("only", "test", split, 4)]).run()) == {
+        "test/loss"
+    }

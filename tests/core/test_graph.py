@@ -1,0 +1,70 @@
+"""Dependencies to graph: edges, levels, what a hypergradient passes, and what is refused."""
+
+from __future__ import annotations
+
+import pytest
+
+from mlorun.core.graph import ProblemGraph
+from mlorun.errors import GraphError
+
+
+def test_the_edge_that_is_not_given_is_the_reverse_of_the_other() -> None:
+    from_u2l = ProblemGraph.build(["up", "low"], u2l={"up": ["low"]})
+    from_l2u = ProblemGraph.build(["up", "low"], l2u={"low": ["up"]})
+    assert from_u2l == from_l2u
+    assert from_u2l.uppers == {"up": (), "low": ("up",)}
+    assert from_u2l.steers == {"up": ("low",), "low": ()}
+
+
+def test_a_chain_has_three_levels_and_one_path() -> None:
+    graph = ProblemGraph.build(["s", "fine", "pre"], {"s": ["pre"]}, {"pre": ["fine"], "fine": ["s"]})
+    assert graph.levels() == (("pre",), ("fine",), ("s",))
+    assert graph.order == ("pre", "fine", "s")
+    assert graph.between("s") == ("fine", "pre")
+    assert graph.paths("s") == (("s", "pre", "fine"),)
+    assert graph.leaves == ("pre",)
+
+
+def test_a_diamond_passes_every_problem_once_and_has_two_paths() -> None:
+    graph = ProblemGraph.build(
+        ["base", "l", "r", "top"], {"top": ["base"]}, {"base": ["l", "r"], "l": ["top"], "r": ["top"]}
+    )
+    assert graph.between("top") == ("r", "l", "base")
+    assert set(graph.paths("top")) == {("top", "base", "l"), ("top", "base", "r")}
+
+
+def test_a_problem_that_leads_nowhere_is_not_passed() -> None:
+    graph = ProblemGraph.build(["up", "steered", "other"], {"up": ["steered"]}, {"steered": ["up"], "other": ["up"]})
+    assert graph.between("up") == ("steered",)
+    assert graph.differentiated == {"steered"}
+
+
+def test_problems_without_dependencies_are_all_leaves() -> None:
+    graph = ProblemGraph.build(["a", "b"])
+    assert graph.leaves == ("a", "b")
+    assert graph.levels() == (("a", "b"),)
+    assert not graph.differentiated
+
+
+@pytest.mark.parametrize(
+    ("u2l", "l2u", "words"),
+    [
+        ({"up": ["lwo"]}, None, "did you mean low"),
+        (None, {"low": ["upp"]}, "did you mean up"),
+        ({"up": ["up"]}, None, "depends on itself"),
+        (None, {"low": ["up"], "up": ["low"]}, "cycle"),
+        ({"low": ["up"]}, {"low": ["up"]}, "never reaches"),
+    ],
+)
+def test_impossible_dependencies_are_refused_with_the_place_and_the_fix(u2l, l2u, words) -> None:  # type: ignore[no-untyped-def]
+    with pytest.raises(GraphError) as caught:
+        ProblemGraph.build(["up", "low"], u2l, l2u)
+    assert words in str(caught.value)
+    assert caught.value.where is not None
+    assert caught.value.where.startswith("dependencies.")
+    assert caught.value.exit_code == 2
+
+
+def test_no_problems_is_no_program() -> None:
+    with pytest.raises(GraphError, match="no problems"):
+        ProblemGraph.build([])

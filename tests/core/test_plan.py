@@ -1,0 +1,159 @@
+"""The plan against a separately written interpreter of the schedule's rules, and against sequences worked by hand."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+
+import pytest
+
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace, Plan
+from mlorun.errors import GraphError
+
+GRAPHS = {
+    "two levels": ProblemGraph.build(["up", "low"], {"up": ["low"]}),
+    "three levels": ProblemGraph.build(["c", "b", "a"], {"c": ["a"]}, {"a": ["b"], "b": ["c"]}),
+    "diamond": ProblemGraph.build(
+        ["top", "l", "r", "base"], {"top": ["base"]}, {"base": ["l", "r"], "l": ["top"], "r": ["top"]}
+    ),
+    "two leaves under one": ProblemGraph.build(["up", "x", "y"], {"up": ["x", "y"]}),
+    "two leaves under two": ProblemGraph.build(["p", "q", "x", "y"], {"p": ["x"], "q": ["y"]}),
+    "two uppers on one": ProblemGraph.build(["p", "q", "low"], {"p": ["low"], "q": ["low"]}),
+}
+
+
+class Interpreter:
+    """The rules, told as recursion with counters and flags: who steps when. Says "name", "name'" for a micro-batch
+    that ends without an optimizer step, and "<name" for a return to the start of an inner loop."""
+
+    def __init__(self, graph: ProblemGraph, paces: Mapping[str, Pace]) -> None:
+        self.graph, self.paces = graph, paces
+        self.batches = dict.fromkeys(graph.names, 0)
+        self.updates = dict.fromkeys(graph.names, 0)
+        self.ready = {(low, up): False for up in graph.names for low in graph.lowers[up]}
+        self.inner: dict[str, list[str]] = {name: [] for name in graph.names}
+        self.said: list[str] = []
+
+    def global_step(self) -> list[str]:
+        self.said = []
+        for name in self.graph.names:
+            if not self.graph.lowers[name]:
+                self.step(name)
+        return self.said
+
+    def step(self, name: str) -> None:
+        pace = self.paces[name]
+        warm = self.updates[name] >= pace.warmup_steps
+        self.batches[name] += 1
+        boundary = self.batches[name] % pace.gradient_accumulation == 0
+        word = name if boundary else name + "'"
+        self.said.append(word)
+        if warm:
+            self.inner[name].append(word)
+        if not boundary:
+            return
+        self.updates[name] += 1
+        past = self.updates[name] - pace.warmup_steps
+        if past <= 0 or past % pace.unroll_steps:
+            return
+        for up in self.graph.uppers[name]:
+            self.ready[name, up] = True
+        due = [up for up in self.graph.uppers[name] if all(self.ready[low, up] for low in self.graph.lowers[up])]
+        for up in due:
+            for low in self.graph.lowers[up]:
+                self.ready[low, up] = False
+        for up in due:
+            self.step(up)
+        for low in self.graph.names:
+            if any(low in self.graph.lowers[up] for up in due):
+                if self.paces[low].roll_back:
+                    self.said += [f"<{low}", *self.inner[low]]
+                self.inner[low] = []
+
+
+def spelled(plan: Plan, step: int) -> list[str]:
+    words = []
+    for action in plan.at(step):
+        if action.kind == "roll_back":
+            words.append(f"<{action.problem}")
+        else:
+            words.append(action.problem if action.updates else action.problem + "'")
+    return words
+
+
+def some_paces(graph: ProblemGraph, seed: int) -> dict[str, Pace]:
+    draw = random.Random(seed)
+    return {
+        name: Pace(
+            unroll_steps=draw.choice([1, 1, 2, 3]),
+            warmup_steps=draw.choice([0, 0, 1, 4]),
+            gradient_accumulation=draw.choice([1, 1, 2]),
+            roll_back=draw.random() < 0.3 and bool(graph.uppers[name]),
+        )
+        for name in graph.names
+    }
+
+
+@pytest.mark.parametrize("shape", GRAPHS)
+@pytest.mark.parametrize("seed", range(8))
+def test_the_plan_is_what_the_rules_say(shape: str, seed: int) -> None:
+    graph = GRAPHS[shape]
+    paces = some_paces(graph, seed)
+    plan = Plan.simulate(graph, paces)
+    rules = Interpreter(graph, paces)
+    for step in range(150):
+        assert spelled(plan, step) == rules.global_step(), f"global step {step} of {paces}"
+
+
+def test_a_three_level_chain_steps_each_level_after_its_unroll() -> None:
+    plan = Plan.simulate(GRAPHS["three levels"], {"a": Pace(2), "b": Pace(2), "c": Pace()})
+    assert [spelled(plan, step) for step in range(5)] == [["a"], ["a", "b"], ["a"], ["a", "b", "c"], ["a"]]
+    assert len(plan.cycle) == 4
+
+
+def test_a_diamond_waits_for_both_of_its_arms() -> None:
+    paces = {"base": Pace(), "l": Pace(), "r": Pace(2), "top": Pace()}
+    plan = Plan.simulate(GRAPHS["diamond"], paces)
+    assert spelled(plan, 0) == ["base", "l", "r"]
+    assert spelled(plan, 1) == ["base", "l", "r", "top"]
+
+
+def test_warm_up_delays_the_problems_above_and_is_not_repeated() -> None:
+    paces = {"low": Pace(2, warmup_steps=3, roll_back=True), "up": Pace()}
+    plan = Plan.simulate(GRAPHS["two levels"], paces)
+    assert [spelled(plan, step) for step in range(3)] == [["low"]] * 3
+    assert spelled(plan, 3) == ["low"]
+    assert spelled(plan, 4) == ["low", "up", "<low", "low", "low"]
+
+
+def test_roll_back_with_a_middle_unroll_above_one_repeats_the_middle_steps_alone() -> None:
+    paces = {"a": Pace(1), "b": Pace(2, roll_back=True), "c": Pace()}
+    plan = Plan.simulate(GRAPHS["three levels"], paces)
+    assert [spelled(plan, step) for step in range(2)] == [["a", "b"], ["a", "b", "c", "<b", "b", "b"]]
+
+
+def test_accumulation_counts_optimizer_steps_not_micro_batches() -> None:
+    paces = {"low": Pace(2, gradient_accumulation=2), "up": Pace(gradient_accumulation=2)}
+    plan = Plan.simulate(GRAPHS["two levels"], paces)
+    got = [spelled(plan, step) for step in range(8)]
+    assert got == [["low'"], ["low"], ["low'"], ["low", "up'"], ["low'"], ["low"], ["low'"], ["low", "up"]]
+
+
+def test_an_inner_loop_starts_after_warm_up_and_after_each_step_above() -> None:
+    plan = Plan.simulate(GRAPHS["two levels"], {"low": Pace(2, warmup_steps=1), "up": Pace()})
+    starts = [plan.at(step)[0].starts for step in range(6)]
+    assert starts == [False, True, False, True, False, True]
+
+
+def test_the_place_in_the_plan_is_one_integer() -> None:
+    paces = some_paces(GRAPHS["diamond"], 3)
+    plan = Plan.simulate(GRAPHS["diamond"], paces)
+    assert list(plan.walk(17, 40)) == [plan.at(step) for step in range(17, 40)]
+
+
+def test_unroll_counts_that_never_line_up_are_refused_and_named() -> None:
+    paces = {"x": Pace(1009), "y": Pace(1013), "up": Pace()}
+    with pytest.raises(GraphError, match="line up") as caught:
+        Plan.simulate(GRAPHS["two leaves under one"], paces)
+    assert "1009" in (caught.value.seen or "")
