@@ -12,8 +12,10 @@ One solve a problem, so the cost is linear in edges. Summing over paths one by o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from contextlib import AbstractContextManager
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,22 +23,36 @@ from torch import Tensor
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.problem import Problem
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report, Values
 from mlorun.hypergradient.vectors import Vector
 
 # what an estimator moves by evaluating losses inside is put back at the end
 Replay = Callable[[], AbstractContextManager[None]]
-MakeLevel = Callable[[str, tuple[str, ...]], Level]
+MakeLevel = Callable[[str, tuple[str, ...], Outer, Report | None], Level]
+OuterLoss = Callable[[str, Values], Tensor]
 
 
 class Adjoint:
-    """Gradients for one graph. Keeps each estimator's carry, by (upper, lower)."""
+    """Gradients for one graph. Keeps each estimator's carry, by (upper, lower).
 
-    def __init__(self, problems: Mapping[str, Problem], graph: ProblemGraph, level: MakeLevel, replay: Replay) -> None:
+    numbers   while a dict, takes () tensors about the next gradients: "UPPER" to {name: value}; else None
+    """
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problem],
+        graph: ProblemGraph,
+        level: MakeLevel,
+        replay: Replay,
+        outer_loss: OuterLoss,
+    ) -> None:
         self._problems = problems
         self._level = level
         self._replay = replay
-        self.carries: dict[tuple[str, str], object] = {}
+        self._outer_loss = outer_loss
+        self.carries: dict[tuple[str, str], Any] = {}
+        self.numbers: dict[str, dict[str, Tensor]] | None = None
+        self._previous: dict[str, Vector] = {}
         self._between = {name: graph.between(name) for name in graph.names}
         self._reads = {
             (upper, node): tuple(
@@ -54,46 +70,106 @@ class Adjoint:
         loss    (), with its graph; freed by the call
         scale   () that the loss has been multiplied by (fp16); the result carries it too
         """
-        between = self._between[upper]
-        own = self._problems[upper].theta
-        inputs = [*own]
-        for node in between:
-            inputs.extend(self._problems[node].theta)
-        grads = torch.autograd.grad(loss, inputs, allow_unused=True)
-        direct = vectors.filled(grads[: len(own)], own)
-        if not between:
+        direct, v = self.pulls(upper, loss, {name: self._problems[name].theta for name in self._parts(upper)})
+        if not self._between[upper]:
             return direct
-        # v holds what each problem's optimum is pulled by: absent until something reads it
-        v: dict[str, Vector] = {}
-        start = len(own)
-        for node in between:
-            theta = self._problems[node].theta
-            part = grads[start : start + len(theta)]
-            start += len(theta)
-            if any(g is not None for g in part):
-                v[node] = vectors.filled(part, theta)
         if scale is not None:
             inverse = scale.reciprocal()
             v = {node: vectors.scale(part, inverse) for node, part in v.items()}
-        indirect = self._sweep(upper, v)
+        numbers = None if self.numbers is None else self.numbers.setdefault(upper, {})
+        parts = self.sweep(upper, v, numbers)
+        indirect = total(parts, upper)
         if indirect is None:
-            return direct
-        return vectors.add(direct, indirect, alpha=1.0 if scale is None else scale)
+            gradient = direct
+        else:
+            gradient = vectors.add(direct, indirect, alpha=1.0 if scale is None else scale)
+        if numbers is not None:
+            one = 1.0 if scale is None else scale
+            numbers["direct_norm"] = vectors.norm(direct) / one
+            numbers["indirect_norm"] = vectors.norm(indirect or vectors.zeros_like(direct))
+            if upper in self._previous:
+                numbers["cosine_to_previous"] = vectors.cosine(gradient, self._previous[upper])
+        self._previous[upper] = gradient
+        return gradient
 
-    def _sweep(self, upper: str, v: dict[str, Vector]) -> Vector | None:
-        total: Vector | None = None
+    def pulls(self, upper: str, loss: Tensor, values: Values) -> tuple[Vector, dict[str, Vector]]:
+        """(d loss / d upper, {n: d loss / d theta_n}) for every n between that the loss reads. One backward.
+
+        values   the tensors that the loss was made of, for the upper problem and all between
+        """
+        names = self._parts(upper)
+        inputs = [t for name in names for t in values[name]]
+        grads = iter(torch.autograd.grad(loss, inputs, allow_unused=True))
+        found: dict[str, tuple[Tensor | None, ...]] = {name: tuple(next(grads) for _ in values[name]) for name in names}
+        direct = vectors.filled(found.pop(upper), values[upper])
+        return direct, {
+            name: vectors.filled(part, values[name])
+            for name, part in found.items()
+            if any(g is not None for g in part)
+        }
+
+    def sweep(
+        self,
+        upper: str,
+        pulls: Mapping[str, Vector],
+        numbers: dict[str, Tensor] | None = None,
+        *,
+        estimates: Mapping[str, Hypergradient] | None = None,
+        carries: MutableMapping[tuple[str, str], Any] | None = None,
+        level: MakeLevel | None = None,
+    ) -> dict[tuple[str, str], Vector]:
+        """What each edge adds: {(node, name): -B_{node, name} H_node^-1 v_node} for every problem `name` that node reads.
+
+        pulls       dF/dtheta_n of the problems that F reads
+        estimates   instead of the problems' own hypergradients; likewise carries, and level
+        """
+        carries = self.carries if carries is None else carries
+        level = level or self._level
+        v = dict(pulls)
+        edges: dict[tuple[str, str], Vector] = {}
         for node in self._between[upper]:
             if node not in v:
                 continue
-            estimate = self._problems[node].hypergradient
+            estimate = (estimates or {}).get(node) or self._problems[node].hypergradient
             assert estimate is not None, f"{node} has no hypergradient"
-            level = self._level(node, self._reads[upper, node])
+            report = None if numbers is None else partial(_put, numbers, node)
+            if report is not None:
+                report("pull_norm", vectors.norm(v[node]))
+            at = level(node, self._reads[upper, node], self._outer(upper, node, pulls.get(node), v[node]), report)
             with self._replay():
-                parts, carry = estimate(level, v[node], self.carries.get((upper, node)))
-            self.carries[upper, node] = carry
+                parts, carry = estimate(at, v[node], carries.get((upper, node)))
+            carries[upper, node] = carry
             for name, part in parts.items():
-                if name == upper:
-                    total = part if total is None else vectors.add(total, part)
-                else:
+                edges[node, name] = part
+                if name != upper:
                     v[name] = vectors.add(v[name], part) if name in v else part
-        return total
+        return edges
+
+    def _outer(self, upper: str, node: str, direct: Vector | None, v: Vector) -> Outer:
+        """F as a function of one level: its own dependence, and to first order what comes through other levels."""
+
+        def outer(theta: Vector, lam: Values) -> Tensor:
+            if direct is None:
+                return vectors.inner(v, theta)
+            loss = self._outer_loss(upper, {**lam, node: theta})
+            if direct is v:
+                return loss
+            return loss + vectors.inner(vectors.add(v, direct, alpha=-1.0), theta)
+
+        return outer
+
+    def _parts(self, upper: str) -> tuple[str, ...]:
+        return (upper, *self._between[upper])
+
+
+def total(edges: Mapping[tuple[str, str], Vector], name: str) -> Vector | None:
+    """The sum of what the edges into `name` add; None where there are none."""
+    found: Vector | None = None
+    for (_, to), part in edges.items():
+        if to == name:
+            found = part if found is None else vectors.add(found, part)
+    return found
+
+
+def _put(numbers: dict[str, Tensor], node: str, key: str, value: Tensor) -> None:
+    numbers[f"{node}/{key}"] = value

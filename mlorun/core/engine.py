@@ -13,7 +13,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from mlorun.core.adjoint import Adjoint
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.graph import ProblemGraph
-from mlorun.core.inner_loop import InnerLoop
+from mlorun.core.inner_loop import InnerLoop, begin
 from mlorun.core.plan import Action, Plan
 from mlorun.core.probe import probe
 from mlorun.core.problem import Metric, Problem, loss_of, metrics_of
@@ -74,8 +74,10 @@ class Engine:
                     fix="minimize the negative loss",
                 )
         self.world = World(self.problems, device)
-        self._records = Records(self.world, graph.differentiated)
-        self.adjoint = Adjoint(self.problems, graph, self._records.level, self.world.replay)
+        self.records = Records(self.world, graph)
+        self.adjoint = Adjoint(
+            self.problems, graph, self.records.level, self.world.replay, self.records.outer_loss
+        )
         self._steering = frozenset(name for name in graph.names if graph.between(name))
         self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
         self._scalers = {name: precision.make_scaler() for name in self.problems}
@@ -137,15 +139,19 @@ class Engine:
             self._step(self.problems[action.problem], action)
         else:
             self._inner[action.problem].roll_back()
+            self.records.start(action.problem)
 
     def _step(self, problem: Problem, action: Action) -> None:
         name = problem.name
         if action.starts:
+            self.records.start(name)
+            begin(problem)
             problem.on_inner_loop_start()
             if name in self._inner:
                 self._inner[name].keep()
+        place = self.records.place(problem)
         batch = problem.get_batch()
-        self._records.see(name, batch)
+        self.records.see(name, batch, place)
         with self.precision.autocast():
             result = problem.training_step(batch)
         loss = loss_of(result, name)
@@ -153,7 +159,7 @@ class Engine:
         self._add_gradient(problem, loss)
         problem.grad_callback()
         if action.updates:
-            self._records.before_update(problem)
+            self.records.before_update(problem)
             self._update(problem, loss)
         if problem.stream is not None and problem.stream.position == 0:
             problem.epoch_callback()

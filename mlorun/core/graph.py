@@ -86,6 +86,12 @@ class ProblemGraph:
                 passed.add(node)
         return tuple(node for node in reversed(self.order) if node in passed)
 
+    def read_by(self, name: str) -> tuple[str, ...]:
+        """The problems that somebody differentiates in through `name`: lower optima that its loss reads, and uppers."""
+        uppers = [upper for upper in self.names if name in self.between(upper)]
+        lowers = [low for low in self.lowers[name] if any(low in self.between(upper) for upper in uppers)]
+        return (*lowers, *(upper for upper in uppers if name in self.steers[upper]))
+
     def levels(self) -> tuple[tuple[str, ...], ...]:
         """Problems by height, leaves first: a problem lies one above the highest problem below it."""
         height: dict[str, int] = {}

@@ -1,4 +1,4 @@
-"""Where an inner loop started, kept so that `roll_back` can return there."""
+"""How an inner loop starts: from what upper problems decide; and what `roll_back` returns to."""
 
 from __future__ import annotations
 
@@ -6,9 +6,60 @@ from copy import deepcopy
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from mlorun.core.problem import Problem
+from mlorun.errors import ConfigError, did_you_mean
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.updates import update_of
+
+
+@torch.no_grad()
+def begin(problem: Problem) -> None:
+    """Take the start and the optimizer's options from the upper problems that decide them, if any do.
+
+    A start that is given makes the optimizer forget its state. Reading options waits for the device, once a loop.
+    """
+    start = problem.initial_parameters()
+    if start is not None:
+        start = tuple(start)
+        if [t.shape for t in start] != [p.shape for p in problem.theta]:
+            raise ConfigError(
+                f"{type(problem).__name__}.initial_parameters does not fit {problem.name}'s parameters",
+                where=f"problems.{problem.name}",
+                seen=f"{len(start)} tensors of shapes {[tuple(t.shape) for t in start][:4]}",
+                fix=f"one for each of {len(problem.theta)} parameters, in order, "
+                f"shapes {[tuple(p.shape) for p in problem.theta][:4]}",
+            )
+        torch._foreach_copy_(problem.theta, start)
+        problem.optimizer.state.clear()
+    for key, value in learned_options(problem).items():
+        for group in problem.optimizer.param_groups:
+            group[key] = float(value)
+
+
+def learned_options(problem: Problem) -> dict[str, Tensor]:
+    """What `optimizer_options` gives, each () and one that the optimizer's step can be differentiated in."""
+    learned = dict(problem.optimizer_options())
+    if not learned:
+        return {}
+    known = update_of(problem.optimizer).learnable
+    for key, value in learned.items():
+        where = f"{type(problem).__name__}.optimizer_options"
+        if key not in known:
+            kind = type(problem.optimizer).__name__
+            raise ConfigError(f"{key!r} of {kind} cannot be learned", where=where, fix=did_you_mean(key, known))
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError(f"{key!r} must be a tensor of one number", where=where, seen=seen)
+        learned[key] = value.reshape(())
+    if "lr" in learned and problem.scheduler is not None:
+        raise ConfigError(
+            f"the learning rate of {problem.name} is both learned and scheduled",
+            where=f"problems.{problem.name}.scheduler",
+            fix=f"{problem.name}.scheduler=none",
+        )
+    return learned
 
 
 class InnerLoop:

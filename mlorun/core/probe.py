@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import random
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,14 @@ import torch
 from torch import Tensor
 
 from mlorun.core.graph import ProblemGraph
+from mlorun.core.inner_loop import learned_options
 from mlorun.core.problem import Problem, loss_of
 from mlorun.core.world import World
 from mlorun.errors import ConfigError, GraphError
+from mlorun.hypergradient.draws import taped
+from mlorun.hypergradient.level import Channel
+
+_AND = " and "
 
 
 def probe(world: World, graph: ProblemGraph) -> None:
@@ -26,8 +32,9 @@ def probe(world: World, graph: ProblemGraph) -> None:
     drew = False
     with world.replay():
         for problem in world.problems.values():
-            loss = _loss(world, problem, problem.get_batch())
-            _check_edges(world, graph, problem, loss)
+            with taped() as draws:
+                loss = _loss(world, problem, problem.get_batch())
+            _check_edges(world, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
     for name, state in states.items():
         stream = world.problems[name].stream
@@ -60,7 +67,20 @@ def _loss(world: World, problem: Problem, batch: Any) -> Tensor:
     return loss
 
 
-def _check_edges(world: World, graph: ProblemGraph, problem: Problem, loss: Tensor) -> None:
+def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Channel, tuple[Tensor, ...]]:
+    """What upper problems can act on in a step of `problem`, by how."""
+    start = problem.initial_parameters()
+    return {
+        "loss": (loss,),
+        "start": () if start is None else tuple(start),
+        "options": tuple(learned_options(problem).values()),
+        "draws": tuple(draws),
+    }
+
+
+def _check_edges(
+    world: World, graph: ProblemGraph, problem: Problem, loss: Tensor, ways: Mapping[Channel, Sequence[Tensor]]
+) -> None:
     name = problem.name
     title = type(problem).__name__
     uppers = [upper for upper in graph.names if name in graph.steers[upper]]
@@ -72,12 +92,23 @@ def _check_edges(world: World, graph: ProblemGraph, problem: Problem, loss: Tens
             fix="call self(...) in the loss, or declare the dependency that its parameters act through",
         )
     for upper in uppers:
-        if not _reads(loss, world.problems[upper]):
+        used = {way for way, tensors in ways.items() if any(_reads(t, world.problems[upper]) for t in tensors)}
+        sees = problem.hypergradient.sees if problem.hypergradient is not None else frozenset[Channel]()
+        if used and not used & sees:
+            raise GraphError(
+                f"{upper} acts on {name} by its {_AND.join(sorted(used))} alone, which this hypergradient does not "
+                "differentiate: it would be zero",
+                where=f"problems.{name}.hypergradient",
+                seen=type(problem.hypergradient).__name__,
+                fix=f"{name}.hypergradient=" + ("reinforce" if used == {"draws"} else "unrolled"),
+            )
+        if not used:
             raise GraphError(
                 f"dependencies say {upper} -> {name}, but {title}.training_step never reads self.{upper}, "
                 "so its hypergradient would be zero",
                 where=f"dependencies.u2l.{upper}: [{name}]",
-                fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), or drop the edge",
+                fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), in initial_parameters or in "
+                "optimizer_options, or drop the edge",
             )
     for lower in graph.lowers[name]:
         if not _reads(loss, world.problems[lower]):
@@ -89,6 +120,8 @@ def _check_edges(world: World, graph: ProblemGraph, problem: Problem, loss: Tens
             )
 
 
-def _reads(loss: Tensor, problem: Problem) -> bool:
-    grads = torch.autograd.grad(loss, problem.theta, retain_graph=True, allow_unused=True)
+def _reads(value: Tensor, problem: Problem) -> bool:
+    if not value.requires_grad:
+        return False
+    grads = torch.autograd.grad(value.sum(), problem.theta, retain_graph=True, allow_unused=True)
     return any(grad is not None for grad in grads)

@@ -94,6 +94,23 @@ class Problem(ABC):
             )
         return next(self.stream)
 
+    def initial_parameters(self) -> Iterable[Tensor] | None:
+        """Where every inner loop starts: one tensor for each of this problem's parameters, in order; None is where
+        the last one ended.
+
+        A differentiable function of upper problems' parameters, e.g. `self.meta.module.parameters()` (MAML). The
+        optimizer starts afresh too. `unrolled`, `forward` and `evolution` differentiate through it.
+        """
+        return None
+
+    def optimizer_options(self) -> Mapping[str, Tensor]:
+        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, () each.
+
+        Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the optimizer
+        has it. `unrolled`, `forward` and `evolution` differentiate through them.
+        """
+        return {}
+
     def on_inner_loop_start(self) -> None:  # noqa: B027
         """Before the first step of each inner loop, e.g. to start from an upper problem's weights."""
 

@@ -1,64 +1,211 @@
-"""Records what each step of a differentiated problem saw, and builds the Level that estimators are given."""
+"""Records what the steps of differentiated problems saw, and builds the Level that estimators are given."""
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from torch import Tensor
 
 from mlorun.core.decay import l2_decay, learning_rates, momenta
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.inner_loop import learned_options
 from mlorun.core.problem import Problem
 from mlorun.core.world import Moment, World
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Level, Values
-from mlorun.hypergradient.updates import precondition
+from mlorun.hypergradient.level import Level, Outer, Report, Values
+from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory
+from mlorun.hypergradient.updates import precondition, update_of
 from mlorun.hypergradient.vectors import Vector
+
+Moments = tuple[Moment, ...]
 
 
 class Records:
-    """The micro-batches of each differentiated problem's last optimizer step, and where that step started."""
+    """Each differentiated problem's last optimizer step; the whole inner loop where its estimator keeps that."""
 
-    def __init__(self, world: World, differentiated: Set[str]) -> None:
+    def __init__(self, world: World, graph: ProblemGraph) -> None:
         self._world = world
-        self._window: dict[str, list[Moment]] = {name: [] for name in differentiated}
-        self._last: dict[str, tuple[Moment, ...]] = {}
+        self._graph = graph
+        self._window: dict[str, list[Moment]] = {name: [] for name in sorted(graph.differentiated)}
+        self._last: dict[str, Moments] = {}
         self._before: dict[str, Vector] = {}
+        self._now: dict[str, Moment] = {}
+        self._copies: dict[str, tuple[tuple[int, ...], Vector]] = {}
+        self._loops: dict[str, list[Step]] = {name: [] for name in self._window}
+        self._places: dict[str, list[Mapping[str, int] | None]] = {name: [] for name in self._window}
+        self._dropped = dict.fromkeys(self._window, 0)
+        self._tangents: dict[str, Any] = {}
+        self._keeps: dict[str, Keep] = {}
+        for name in self._window:
+            estimate = world.problems[name].hypergradient
+            if estimate is not None and estimate.keeps is not None:
+                self.keep(name, estimate.keeps)
+        self._reads = {name: graph.read_by(name) for name in self._window}
+        self._asked = frozenset(
+            upper
+            for upper in graph.names
+            if any((h := world.problems[n].hypergradient) is not None and h.reads_outer for n in graph.between(upper))
+        )
 
-    def see(self, name: str, batch: Any) -> None:
+    def keep(self, name: str, what: Keep) -> None:
+        """Record the inner loops of `name` from now on. Raises ConfigError for an optimizer without a known step."""
+        update_of(self._world.problems[name].optimizer)
+        self._keeps[name] = what
+
+    def keep_everything(self) -> None:
+        """Record what any estimator could ask for, on every problem whose optimizer's step is known."""
+        self._asked = frozenset(self._graph.names)
+
+    def place(self, problem: Problem) -> dict[str, int] | None:
+        """Call before a batch is taken: where the stream is, for a problem whose batches are not to be kept."""
+        keep = self._keeps.get(problem.name)
+        if keep is None or keep.thrift == "iterates" or problem.stream is None:
+            return None
+        return problem.stream.state_dict() if type(problem).get_batch is Problem.get_batch else None
+
+    def see(self, name: str, batch: Any, place: Mapping[str, int] | None = None) -> None:
         """Call before a loss is evaluated on a micro-batch."""
+        if name not in self._window and name not in self._asked:
+            return
+        moment = self._world.moment(batch)
+        if name in self._loops:
+            self._places[name].append(place)
         if name in self._window:
-            self._window[name].append(self._world.moment(batch))
+            self._window[name].append(moment)
+        if name in self._asked:
+            self._now[name] = moment
+
+    def start(self, name: str) -> None:
+        """Call where an inner loop starts, and where it is taken back."""
+        if name in self._loops:
+            self._loops[name] = []
+            self._dropped[name] = 0
+            self._tangents.pop(name, None)
 
     def before_update(self, problem: Problem) -> None:
         """Call before an optimizer step: the micro-batches seen so far are the ones it is made of."""
         name = problem.name
         if name not in self._window:
             return
-        self._last[name] = tuple(self._window[name])
-        self._window[name].clear()
-        if problem.hypergradient is not None and problem.hypergradient.at == "pre":
+        moments = self._last[name] = tuple(self._window[name])
+        places = self._places[name]
+        self._window[name], self._places[name] = [], []
+        estimate = problem.hypergradient
+        if estimate is not None and estimate.at == "pre":
             self._before[name] = vectors.copy(problem.theta)
+        if name in self._keeps:
+            self._append(problem, self._thrifty(problem, moments, places))
+        if estimate is not None and estimate.follows:
+            step = Step(moments, self._options(problem), {}, _iterate(problem))
+            whole = name not in self._tangents
+            with self._world.replay():
+                update = self._trajectory(name, [step], self._reads[name], whole=whole, first=0)
+                self._tangents[name] = estimate.follow(update, self._tangents.get(name))
 
-    def level(self, name: str, reads: tuple[str, ...]) -> Level:
+    def _thrifty(
+        self, problem: Problem, moments: Moments, places: Sequence[Mapping[str, int] | None]
+    ) -> Moments:
+        """Without the batches that the stream can make again."""
+        stream = problem.stream
+        return tuple(
+            m if stream is None or place is None else m.thrifty(partial(stream.at, place))
+            for m, place in zip(moments, places, strict=True)
+        )
+
+    def _append(self, problem: Problem, moments: Moments) -> None:
+        name, keep, loop = problem.name, self._keeps[problem.name], self._loops[problem.name]
+        # the gradient of a problem that steers others is more than its loss's: its iterates cannot be computed again
+        stride = 1 if self._graph.between(name) else keep.stride(problem.pace.unroll_steps)
+        kept = (len(loop) + self._dropped[name]) % stride == 0
+        lowers = {low: self._copy(low) for low in self._graph.lowers[name]}
+        loop.append(Step(moments, self._options(problem), lowers, _iterate(problem, copy=True) if kept else None))
+        while keep.steps is not None and len(loop) - stride >= keep.steps:
+            del loop[:stride]
+            self._dropped[name] += stride
+
+    def _copy(self, name: str) -> Vector:
+        """The parameters of `name` as they are; one copy for as long as they stay so."""
+        theta = self._world.theta(name)
+        versions = tuple(t._version for t in theta)
+        if name not in self._copies or self._copies[name][0] != versions:
+            self._copies[name] = versions, vectors.copy(theta)
+        return self._copies[name][1]
+
+    def level(
+        self, name: str, reads: tuple[str, ...], outer: Outer | None = None, report: Report | None = None
+    ) -> Level:
         """The level of `name` at its last optimizer step, for the problems in `reads` to differentiate."""
         problem = self._world.problems[name]
         theta = self._before.get(name) or vectors.detach(problem.theta)
         moments = self._last[name]
-        world = self._world
-
-        def loss(values: Values) -> Tensor:
-            with world.replay():
-                return world.loss(name, moments, values)
-
         return Level(
             name,
             theta,
-            {other: world.theta(other) for other in reads},
-            loss,
+            {other: self._world.theta(other) for other in reads},
+            lambda values: self._loss(name, moments, values),
             decay=lambda: l2_decay(problem.optimizer, problem.theta),
             learning_rates=lambda: learning_rates(problem.optimizer, problem.theta),
             momenta=lambda: momenta(problem.optimizer, problem.theta),
             precondition=partial(precondition, problem.optimizer, problem.theta),
+            outer=outer,
+            trajectory=lambda: self._whole_loop(name, reads),
+            tangents=self._tangents.get(name),
+            report=report,
         )
+
+    def outer_loss(self, name: str, values: Values) -> Tensor:
+        """The loss of `name`'s micro-batch at hand, (), with `values` put in."""
+        return self._loss(name, (self._now[name],), values)
+
+    def _whole_loop(self, name: str, reads: tuple[str, ...]) -> Trajectory:
+        steps, keep = self._loops[name], self._keeps[name]
+        first = 0 if keep.steps is None else max(0, len(steps) - keep.steps)
+        return self._trajectory(name, steps, reads, whole=self._dropped[name] == 0, first=first)
+
+    def _trajectory(self, name: str, steps: list[Step], reads: tuple[str, ...], *, whole: bool, first: int) -> Trajectory:
+        problem = self._world.problems[name]
+        return Trajectory(
+            name,
+            steps,
+            lam={other: self._world.theta(other) for other in reads},
+            whole=whole,
+            first=first,
+            end=vectors.detach(problem.theta),
+            loss=partial(self._loss, name),
+            update=update_of(problem.optimizer),
+            clip=problem.gradient_clip,
+            start=lambda lam: self._substituted(lam, lambda: _vector(problem.initial_parameters())),
+            learned=lambda lam: self._substituted(lam, lambda: learned_options(problem)),
+        )
+
+    def _loss(self, name: str, moments: Moments, values: Values) -> Tensor:
+        with self._world.replay():
+            return self._world.loss(name, moments, values)
+
+    def _substituted(self, values: Values, function: Callable[[], Any]) -> Any:
+        with self._world.substituted(values):
+            return function()
+
+    def _options(self, problem: Problem) -> tuple[Mapping[str, Any] | None, ...]:
+        groups: dict[int, Mapping[str, Any]] = {}
+        for group in problem.optimizer.param_groups:
+            options = {key: value for key, value in group.items() if key != "params"}
+            groups |= dict.fromkeys(map(id, group["params"]), options)
+        return tuple(groups.get(id(parameter)) for parameter in problem.theta)
+
+
+def _iterate(problem: Problem, copy: bool = False) -> Iterate:
+    kept = problem.optimizer.state
+    state = [
+        {key: value.clone() if copy else value for key, value in kept[p].items() if isinstance(value, Tensor)}
+        if p in kept
+        else {}
+        for p in problem.theta
+    ]
+    return Iterate(vectors.copy(problem.theta) if copy else vectors.detach(problem.theta), tuple(state))
+
+
+def _vector(tensors: Any) -> Vector | None:
+    return None if tensors is None else tuple(tensors)

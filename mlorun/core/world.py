@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,15 @@ class Moment:
     rng: RngStates
     buffers: Vector
     modes: tuple[bool, ...]
+    fetch: Callable[[], Any] | None = None  # makes the batch again, where it is not kept
+
+    def recall(self) -> Any:
+        """The batch."""
+        return self.batch if self.fetch is None else self.fetch()
+
+    def thrifty(self, fetch: Callable[[], Any]) -> Moment:
+        """The same moment without its batch."""
+        return replace(self, batch=None, fetch=fetch)
 
 
 class World:
@@ -50,6 +59,7 @@ class World:
         self._slots = {name: self._parameter_slots(problem) for name, problem in problems.items()}
         self._buffers = self._buffer_slots()
         self._replaying = False
+        self._latest: RngStates | None = None
         self.host_rng = True  # whether losses draw from Python's or NumPy's generator; the probe finds out
 
     def theta(self, name: str) -> Vector:
@@ -59,7 +69,11 @@ class World:
     def moment(self, batch: Any) -> Moment:
         """The present, as the coming evaluation of a loss on `batch` will see it. Copies buffers and RNG states."""
         buffers = tuple(table[key].clone() for ((table, key), *_) in self._buffers)
-        return Moment(batch, self._rng(), buffers, tuple(m.training for m in self._modules))
+        rng = self._rng()
+        if self._latest is not None and _same(rng, self._latest):
+            rng = self._latest  # many moments of one loop share one state
+        self._latest = rng
+        return Moment(batch, rng, buffers, tuple(m.training for m in self._modules))
 
     def loss(self, name: str, moments: Sequence[Moment], values: Values) -> Tensor:
         """The mean loss of `name` over micro-batches, (), each as its moment saw it, with `values` put in.
@@ -71,7 +85,7 @@ class World:
         with self.substituted(values), torch.enable_grad(), self._without_autocast():
             for moment in moments:
                 self._enter(moment)
-                loss = loss_of(problem.training_step(moment.batch), name)
+                loss = loss_of(problem.training_step(moment.recall()), name)
                 total = loss if total is None else total + loss
         assert total is not None, f"{name} has taken no step yet"
         return total if len(moments) == 1 else total / len(moments)
@@ -185,3 +199,8 @@ class World:
                 if buffer is not None:
                     found.setdefault(id(buffer), []).append((module._buffers, key))
         return tuple(tuple(slots) for slots in found.values())
+
+
+def _same(one: RngStates, other: RngStates) -> bool:
+    """Whether two states of the CPU are equal, where that is all there is; free of waiting for a device."""
+    return one[1] is None and other[1] is None and one[2] is None and other[2] is None and torch.equal(one[0], other[0])

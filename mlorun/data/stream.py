@@ -31,6 +31,8 @@ class Stream(Protocol):
     def __next__(self) -> Batch: ...
     def state_dict(self) -> dict[str, int]: ...
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+    def at(self, state: Mapping[str, Any]) -> Batch:
+        """The batch that came, or will come, next in this state; the stream stays where it is."""
 
 
 def stream(
@@ -119,13 +121,12 @@ class MemoryStream:
 
     def __next__(self) -> Batch:
         if self._rows is None:
-            self._rows = self._permutation()
-        start = self.position * self._order.batch_size
-        rows = self._rows[start : start + self._order.batch_size]
+            self._rows = self._permutation(self.epoch)
+        batch = self._gather(self._rows, self.position)
         self.position += 1
         if self.position == self.batches_per_epoch:
             self.epoch, self.position, self._rows = self.epoch + 1, 0, None
-        return map_tensors(lambda tensor: tensor.index_select(0, rows), self._split)
+        return batch
 
     def state_dict(self) -> dict[str, int]:
         return {"epoch": self.epoch, "position": self.position}
@@ -134,8 +135,17 @@ class MemoryStream:
         self.epoch, self.position = self._order.checked(state)
         self._rows = None
 
-    def _permutation(self) -> Tensor:
-        rows = self._order.rows(self.epoch)
+    def at(self, state: Mapping[str, Any]) -> Batch:
+        epoch, position = self._order.checked(state)
+        same = epoch == self.epoch and self._rows is not None
+        return self._gather(self._rows if same else self._permutation(epoch), position)  # type: ignore[arg-type]
+
+    def _gather(self, order: Tensor, position: int) -> Batch:
+        rows = order[position * self._order.batch_size : (position + 1) * self._order.batch_size]
+        return map_tensors(lambda tensor: tensor.index_select(0, rows), self._split)
+
+    def _permutation(self, epoch: int) -> Tensor:
+        rows = self._order.rows(epoch)
         if self._device.type == "cuda":
             # pinned, or the copy would wait for all work under way
             rows = rows.pin_memory()
@@ -181,3 +191,8 @@ class LoaderStream:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.epoch, self.position = self._order.checked(state)
         self._batches = None
+
+    def at(self, state: Mapping[str, Any]) -> Batch:
+        fetches = self._order.fetches(*self._order.checked(state))
+        one = loaded_batches(self._dataset, iter([next(fetches)]), workers=0, pin_memory=False)
+        return to_device(next(one), self._device)

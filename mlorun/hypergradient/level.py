@@ -11,10 +11,16 @@ import torch
 from torch import Tensor
 
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.trajectory import Keep, Trajectory, Values
 from mlorun.hypergradient.vectors import Vector
 
-Values = Mapping[str, Vector]
 Loss = Callable[[Values], Tensor]
+# (theta, lam put in) to the problem above's loss, as far as it depends on this level
+Outer = Callable[[Vector, Values], Tensor]
+Report = Callable[[str, Tensor], None]
+# the ways in which an upper problem acts on a lower one
+Channel = Literal["loss", "start", "options", "draws"]
+ALL_BUT_DRAWS: frozenset[Channel] = frozenset({"loss", "start", "options"})
 # (theta, d loss / d theta, x) to D x
 Precondition = Callable[[Vector, Vector, Vector], Vector]
 
@@ -23,6 +29,8 @@ class Level:
     """theta*(lam) = argmin over theta of loss(theta, lam), at the point of the problem's last step.
 
     theta           the point; detached, shapes of the problem's trainable parameters
+    tangents        what an estimator that `follows` made of the updates so far
+    report          where a number, (), about this call goes; None between two reports, when nobody asks
     lam             live parameters of each problem that this loss reads and somebody differentiates in: the
                     upper problem at hand, and the lower optima between it and this level
 
@@ -41,6 +49,10 @@ class Level:
         learning_rates: Callable[[], tuple[float, ...]],
         momenta: Callable[[], tuple[float, ...]],
         precondition: Precondition,
+        outer: Outer | None = None,
+        trajectory: Callable[[], Trajectory] | None = None,
+        tangents: Any = None,
+        report: Report | None = None,
     ) -> None:
         self.name = name
         self.theta = theta
@@ -50,7 +62,26 @@ class Level:
         self._momenta = momenta
         self._precondition = precondition
         self._loss = loss
+        self._outer = outer
+        self._trajectory = trajectory
+        self.tangents = tangents
+        self.report = report
         self._graph: tuple[Vector, Vector] | None = None
+
+    @cached_property
+    def trajectory(self) -> Trajectory:
+        """The updates of the inner loop so far, for an estimator that `keeps` them."""
+        assert self._trajectory is not None, f"the inner loop of {self.name} is not kept"
+        return self._trajectory()
+
+    def outer(self, theta: Vector, lam: Values | None = None) -> Tensor:
+        """F as a function of this level alone, (): dF/dtheta at the level's own theta is the v that came with it.
+
+        The loss of the problem above on its own batch, where it reads this problem, with theta (and lam, if given)
+        put in; what reaches this level through others enters to first order.
+        """
+        assert self._outer is not None, f"nobody is above {self.name}"
+        return self._outer(theta, lam or {})
 
     @cached_property
     def decay(self) -> tuple[float, ...]:
@@ -132,11 +163,26 @@ class Level:
 class Hypergradient(ABC):
     """How the problems above differentiate through one problem's optimum.
 
-    `at`: the lower parameters after its last step ("post") or before it ("pre").
+    at       the lower parameters after its last step ("post") or before it ("pre")
+    sees     by which ways of acting it differentiates: an edge that acts in other ways alone is refused
+    keeps    what it wants recorded of the inner loop; None is nothing
+    follows  `follow` is called at every update, as it happens
+    reads_outer   it calls level.outer, for which the batch of the problem above is kept
     """
 
     at: Literal["post", "pre"] = "post"
+    sees: frozenset[Channel] = frozenset({"loss"})
+    keeps: Keep | None = None
+    follows: bool = False
+    reads_outer: bool = False
 
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
         """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
+
+    def follow(self, update: Trajectory, tangents: Any) -> Any:
+        """Before each update of a problem whose estimator `follows`: that one update, and what the last call gave.
+
+        `tangents` is None at the first update of each inner loop.
+        """
+        raise NotImplementedError

@@ -71,7 +71,18 @@ def negate(x: Vector) -> Vector:
 @torch.no_grad()
 def dot(x: Vector, y: Vector) -> Tensor:
     """<x, y>, ()."""
+    return inner(x, y)
+
+
+def inner(x: Vector, y: Vector) -> Tensor:
+    """<x, y>, (), differentiable in both."""
     return torch.stack([torch.sum(_wide(a) * _wide(b)) for a, b in zip(x, y, strict=True)]).sum()
+
+
+@torch.no_grad()
+def cosine(x: Vector, y: Vector) -> Tensor:
+    """<x, y> / (norm(x) norm(y)), (); NaN where one is 0."""
+    return dot(x, y) / (norm(x) * norm(y))
 
 
 @torch.no_grad()

@@ -591,11 +591,11 @@ class Chain:
             list(self.problems), {"upper": ["lower"]}, {"lower": ["middle"], "middle": ["upper"]}
         )
         world = World(self.problems, torch.device("cpu"))
-        records = Records(world, graph.differentiated)
+        records = Records(world, graph)
         for problem in (lower, middle):
             records.see(problem.name, None)
             records.before_update(problem)
-        self.adjoint = Adjoint(self.problems, graph, records.level, world.replay)
+        self.adjoint = Adjoint(self.problems, graph, records.level, world.replay, records.outer_loss)
 
     def gradient(self) -> Tensor:
         upper = self.problems["upper"]

@@ -1,0 +1,18 @@
+"""First order: the upper problem's own derivative alone; what lower optima answer is left out."""
+
+from __future__ import annotations
+
+from typing import Any, get_args
+
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.level import Channel, Hypergradient, Level
+from mlorun.hypergradient.vectors import Vector
+
+
+class FirstOrder(Hypergradient):
+    """g = dF/dlam: nothing flows through this problem (first-order MAML and DARTS, arXiv:1803.02999, arXiv:1806.09055)."""
+
+    sees = frozenset(get_args(Channel))
+
+    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
+        return {name: vectors.zeros_like(part) for name, part in level.lam.items()}, None
