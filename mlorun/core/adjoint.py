@@ -22,14 +22,13 @@ from torch import Tensor
 
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.problem import Problem
+from mlorun.core.records import Records
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report, Values
+from mlorun.hypergradient.level import Hypergradient, Outer, Values
 from mlorun.hypergradient.vectors import Vector
 
 # what an estimator moves by evaluating losses inside is put back at the end
 Replay = Callable[[], AbstractContextManager[None]]
-MakeLevel = Callable[[str, tuple[str, ...], Outer, Report | None], Level]
-OuterLoss = Callable[[str, Values], Tensor]
 
 
 class Adjoint:
@@ -42,14 +41,12 @@ class Adjoint:
         self,
         problems: Mapping[str, Problem],
         graph: ProblemGraph,
-        level: MakeLevel,
+        records: Records,
         replay: Replay,
-        outer_loss: OuterLoss,
     ) -> None:
         self._problems = problems
-        self._level = level
+        self._records = records
         self._replay = replay
-        self._outer_loss = outer_loss
         self.carries: dict[tuple[str, str], Any] = {}
         self.numbers: dict[str, dict[str, Tensor]] | None = None
         self._previous: dict[str, Vector] = {}
@@ -103,9 +100,7 @@ class Adjoint:
         found: dict[str, tuple[Tensor | None, ...]] = {name: tuple(next(grads) for _ in values[name]) for name in names}
         direct = vectors.filled(found.pop(upper), values[upper])
         return direct, {
-            name: vectors.filled(part, values[name])
-            for name, part in found.items()
-            if any(g is not None for g in part)
+            name: vectors.filled(part, values[name]) for name, part in found.items() if any(g is not None for g in part)
         }
 
     def sweep(
@@ -116,15 +111,15 @@ class Adjoint:
         *,
         estimates: Mapping[str, Hypergradient] | None = None,
         carries: MutableMapping[tuple[str, str], Any] | None = None,
-        level: MakeLevel | None = None,
+        records: Records | None = None,
     ) -> dict[tuple[str, str], Vector]:
         """What each edge adds: {(node, name): -B_{node, name} H_node^-1 v_node} for every problem `name` that node reads.
 
         pulls       dF/dtheta_n of the problems that F reads
-        estimates   instead of the problems' own hypergradients; likewise carries, and level
+        estimates   instead of the problems' own hypergradients; likewise carries and records
         """
         carries = self.carries if carries is None else carries
-        level = level or self._level
+        records = records or self._records
         v = dict(pulls)
         edges: dict[tuple[str, str], Vector] = {}
         for node in self._between[upper]:
@@ -135,7 +130,8 @@ class Adjoint:
             report = None if numbers is None else partial(_put, numbers, node)
             if report is not None:
                 report("pull_norm", vectors.norm(v[node]))
-            at = level(node, self._reads[upper, node], self._outer(upper, node, pulls.get(node), v[node]), report)
+            outer = _outer(records, upper, node, pulls.get(node), v[node])
+            at = records.level(node, self._reads[upper, node], outer, report)
             with self._replay():
                 parts, carry = estimate(at, v[node], carries.get((upper, node)))
             carries[upper, node] = carry
@@ -145,21 +141,22 @@ class Adjoint:
                     v[name] = vectors.add(v[name], part) if name in v else part
         return edges
 
-    def _outer(self, upper: str, node: str, direct: Vector | None, v: Vector) -> Outer:
-        """F as a function of one level: its own dependence, and to first order what comes through other levels."""
-
-        def outer(theta: Vector, lam: Values) -> Tensor:
-            if direct is None:
-                return vectors.inner(v, theta)
-            loss = self._outer_loss(upper, {**lam, node: theta})
-            if direct is v:
-                return loss
-            return loss + vectors.inner(vectors.add(v, direct, alpha=-1.0), theta)
-
-        return outer
-
     def _parts(self, upper: str) -> tuple[str, ...]:
         return (upper, *self._between[upper])
+
+
+def _outer(records: Records, upper: str, node: str, direct: Vector | None, v: Vector) -> Outer:
+    """F as a function of one level: its own dependence, and to first order what comes through other levels."""
+
+    def outer(theta: Vector, lam: Values) -> Tensor:
+        if direct is None:
+            return vectors.inner(v, theta)
+        loss = records.outer_loss(upper, {**lam, node: theta})
+        if direct is v:
+            return loss
+        return loss + vectors.inner(vectors.add(v, direct, alpha=-1.0), theta)
+
+    return outer
 
 
 def total(edges: Mapping[tuple[str, str], Vector], name: str) -> Vector | None:

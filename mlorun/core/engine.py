@@ -75,9 +75,7 @@ class Engine:
                 )
         self.world = World(self.problems, device)
         self.records = Records(self.world, graph)
-        self.adjoint = Adjoint(
-            self.problems, graph, self.records.level, self.world.replay, self.records.outer_loss
-        )
+        self.adjoint = Adjoint(self.problems, graph, self.records, self.world.replay)
         self._steering = frozenset(name for name in graph.names if graph.between(name))
         self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
         self._scalers = {name: precision.make_scaler() for name in self.problems}

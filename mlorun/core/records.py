@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from copy import copy
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from mlorun.core.decay import l2_decay, learning_rates, momenta
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.inner_loop import learned_options
 from mlorun.core.problem import Problem
-from mlorun.core.world import Moment, World
+from mlorun.core.world import Moment, World, cast
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Level, Outer, Report, Values
 from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory
-from mlorun.hypergradient.updates import precondition, update_of
+from mlorun.hypergradient.updates import UPDATES, precondition, update_of
 from mlorun.hypergradient.vectors import Vector
 
 Moments = tuple[Moment, ...]
@@ -38,6 +42,8 @@ class Records:
         self._dropped = dict.fromkeys(self._window, 0)
         self._tangents: dict[str, Any] = {}
         self._keeps: dict[str, Keep] = {}
+        self._dtype: torch.dtype | None = None
+        self._values: dict[str, Vector] = {}
         for name in self._window:
             estimate = world.problems[name].hypergradient
             if estimate is not None and estimate.keeps is not None:
@@ -55,8 +61,39 @@ class Records:
         self._keeps[name] = what
 
     def keep_everything(self) -> None:
-        """Record what any estimator could ask for, on every problem whose optimizer's step is known."""
+        """Record from now on what any estimator could ask for; inner loops where the optimizer's step is known."""
         self._asked = frozenset(self._graph.names)
+        for name in self._window:
+            if type(self._world.problems[name].optimizer) in UPDATES:
+                self._keeps[name] = Keep(None, "iterates")
+
+    def peek(self, name: str) -> None:
+        """See the micro-batch that `name` takes next, without taking it."""
+        problem = self._world.problems[name]
+        state = None if problem.stream is None else problem.stream.state_dict()
+        with self._world.replay():
+            batch = problem.get_batch()
+        if problem.stream is not None and state is not None:
+            problem.stream.load_state_dict(state)
+        self._now[name] = self._world.moment(batch)
+
+    def to(self, dtype: torch.dtype) -> Records:
+        """The same records in another precision, of the parameters as they are now; for comparisons."""
+        other = copy(self)
+        other._dtype = dtype
+        other._values = {
+            name: tuple(cast(dtype, t.detach()).requires_grad_() for t in self._world.theta(name))
+            for name in self._graph.names
+        }
+        other._last = {name: tuple(m.to(dtype) for m in moments) for name, moments in self._last.items()}
+        other._now = {name: moment.to(dtype) for name, moment in self._now.items()}
+        other._before = {name: tuple(cast(dtype, t) for t in theta) for name, theta in self._before.items()}
+        other._loops = {name: [_cast_step(dtype, step) for step in loop] for name, loop in self._loops.items()}
+        return other
+
+    def theta(self, name: str) -> Vector:
+        """The parameters that losses are differentiated in."""
+        return self._values.get(name) or self._world.theta(name)
 
     def place(self, problem: Problem) -> dict[str, int] | None:
         """Call before a batch is taken: where the stream is, for a problem whose batches are not to be kept."""
@@ -104,9 +141,7 @@ class Records:
                 update = self._trajectory(name, [step], self._reads[name], whole=whole, first=0)
                 self._tangents[name] = estimate.follow(update, self._tangents.get(name))
 
-    def _thrifty(
-        self, problem: Problem, moments: Moments, places: Sequence[Mapping[str, int] | None]
-    ) -> Moments:
+    def _thrifty(self, problem: Problem, moments: Moments, places: Sequence[Mapping[str, int] | None]) -> Moments:
         """Without the batches that the stream can make again."""
         stream = problem.stream
         return tuple(
@@ -138,19 +173,19 @@ class Records:
     ) -> Level:
         """The level of `name` at its last optimizer step, for the problems in `reads` to differentiate."""
         problem = self._world.problems[name]
-        theta = self._before.get(name) or vectors.detach(problem.theta)
+        theta = self._before.get(name) or vectors.detach(self.theta(name))
         moments = self._last[name]
         return Level(
             name,
             theta,
-            {other: self._world.theta(other) for other in reads},
+            {other: self.theta(other) for other in reads},
             lambda values: self._loss(name, moments, values),
             decay=lambda: l2_decay(problem.optimizer, problem.theta),
             learning_rates=lambda: learning_rates(problem.optimizer, problem.theta),
             momenta=lambda: momenta(problem.optimizer, problem.theta),
             precondition=partial(precondition, problem.optimizer, problem.theta),
             outer=outer,
-            trajectory=lambda: self._whole_loop(name, reads),
+            trajectory=lambda: self.trajectory(name, reads),
             tangents=self._tangents.get(name),
             report=report,
         )
@@ -159,20 +194,23 @@ class Records:
         """The loss of `name`'s micro-batch at hand, (), with `values` put in."""
         return self._loss(name, (self._now[name],), values)
 
-    def _whole_loop(self, name: str, reads: tuple[str, ...]) -> Trajectory:
+    def trajectory(self, name: str, reads: tuple[str, ...]) -> Trajectory:
+        """The inner loop of `name` so far."""
         steps, keep = self._loops[name], self._keeps[name]
         first = 0 if keep.steps is None else max(0, len(steps) - keep.steps)
         return self._trajectory(name, steps, reads, whole=self._dropped[name] == 0, first=first)
 
-    def _trajectory(self, name: str, steps: list[Step], reads: tuple[str, ...], *, whole: bool, first: int) -> Trajectory:
+    def _trajectory(
+        self, name: str, steps: list[Step], reads: tuple[str, ...], *, whole: bool, first: int
+    ) -> Trajectory:
         problem = self._world.problems[name]
         return Trajectory(
             name,
             steps,
-            lam={other: self._world.theta(other) for other in reads},
+            lam={other: self.theta(other) for other in reads},
             whole=whole,
             first=first,
-            end=vectors.detach(problem.theta),
+            end=vectors.detach(self.theta(name)),
             loss=partial(self._loss, name),
             update=update_of(problem.optimizer),
             clip=problem.gradient_clip,
@@ -181,12 +219,15 @@ class Records:
         )
 
     def _loss(self, name: str, moments: Moments, values: Values) -> Tensor:
-        with self._world.replay():
-            return self._world.loss(name, moments, values)
+        with self._world.replay(), self._in_precision():
+            return self._world.loss(name, moments, {**self._values, **values})
 
     def _substituted(self, values: Values, function: Callable[[], Any]) -> Any:
-        with self._world.substituted(values):
+        with self._in_precision(), self._world.substituted({**self._values, **values}):
             return function()
+
+    def _in_precision(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._dtype is None else self._world.parameters_as(self._dtype)
 
     def _options(self, problem: Problem) -> tuple[Mapping[str, Any] | None, ...]:
         groups: dict[int, Mapping[str, Any]] = {}
@@ -205,6 +246,20 @@ def _iterate(problem: Problem, copy: bool = False) -> Iterate:
         for p in problem.theta
     ]
     return Iterate(vectors.copy(problem.theta) if copy else vectors.detach(problem.theta), tuple(state))
+
+
+def _cast_step(dtype: torch.dtype, step: Step) -> Step:
+    at = step.iterate
+    return replace(
+        step,
+        seen=tuple(moment.to(dtype) for moment in step.seen),
+        lowers={name: tuple(cast(dtype, t) for t in theta) for name, theta in step.lowers.items()},
+        iterate=at
+        and Iterate(
+            tuple(cast(dtype, t) for t in at.theta),
+            tuple({key: cast(dtype, t) for key, t in state.items()} for state in at.state),
+        ),
+    )
 
 
 def _vector(tensors: Any) -> Vector | None:

@@ -6,6 +6,7 @@ import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from mlorun.core.problem import Problem, loss_of
+from mlorun.data.batches import map_tensors
 from mlorun.errors import GraphError
 from mlorun.hypergradient.level import Values
 from mlorun.hypergradient.vectors import Vector
@@ -36,6 +38,15 @@ class Moment:
     def recall(self) -> Any:
         """The batch."""
         return self.batch if self.fetch is None else self.fetch()
+
+    def to(self, dtype: torch.dtype) -> Moment:
+        """The same moment with floating-point numbers in another precision."""
+        return Moment(
+            map_tensors(partial(cast, dtype), self.recall()),
+            self.rng,
+            tuple(cast(dtype, buffer) for buffer in self.buffers),
+            self.modes,
+        )
 
     def thrifty(self, fetch: Callable[[], Any]) -> Moment:
         """The same moment without its batch."""
@@ -89,6 +100,19 @@ class World:
                 total = loss if total is None else total + loss
         assert total is not None, f"{name} has taken no step yet"
         return total if len(moments) == 1 else total / len(moments)
+
+    @contextmanager
+    def parameters_as(self, dtype: torch.dtype) -> Iterator[None]:
+        """Every parameter in another precision, detached; frozen ones too. Buffers come with a moment."""
+        slots = [(m._parameters, key, p) for m in self._modules for key, p in m._parameters.items() if p is not None]
+        copies = {id(p): cast(dtype, p.detach()) for _, _, p in slots}
+        try:
+            for table, key, parameter in slots:
+                table[key] = copies[id(parameter)]  # type: ignore[assignment]
+            yield
+        finally:
+            for table, key, parameter in slots:
+                table[key] = parameter
 
     def _without_autocast(self) -> AbstractContextManager[Any]:
         kind = self.device.type
@@ -199,6 +223,11 @@ class World:
                 if buffer is not None:
                     found.setdefault(id(buffer), []).append((module._buffers, key))
         return tuple(tuple(slots) for slots in found.values())
+
+
+def cast(dtype: torch.dtype, tensor: Tensor) -> Tensor:
+    """A floating-point tensor in another precision; any other as it is."""
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
 def _same(one: RngStates, other: RngStates) -> bool:

@@ -128,9 +128,7 @@ class Trajectory:
 
     def gradient(self, t: int, theta: Vector, lam: Values, *, create_graph: bool) -> tuple[Tensor | None, ...]:
         """d loss / d theta of update t, None for a parameter that it does not read. theta must require a gradient."""
-        return torch.autograd.grad(
-            self.loss(t, theta, lam), theta, create_graph=create_graph, allow_unused=True
-        )
+        return torch.autograd.grad(self.loss(t, theta, lam), theta, create_graph=create_graph, allow_unused=True)
 
     def apply(
         self, t: int, iterate: Iterate, gradient: Sequence[Tensor | None], learned: Learned | None = None
@@ -139,9 +137,7 @@ class Trajectory:
         gradient = self._clipped(gradient)
         theta: list[Tensor] = []
         state: list[State] = []
-        for options, at, kept, slope in zip(
-            self.steps[t].options, iterate.theta, iterate.state, gradient, strict=True
-        ):
+        for options, at, kept, slope in zip(self.steps[t].options, iterate.theta, iterate.state, gradient, strict=True):
             if options is None or slope is None:  # as torch: without a gradient nothing moves
                 theta.append(at)
                 state.append(kept)

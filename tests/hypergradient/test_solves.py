@@ -595,7 +595,7 @@ class Chain:
         for problem in (lower, middle):
             records.see(problem.name, None)
             records.before_update(problem)
-        self.adjoint = Adjoint(self.problems, graph, records.level, world.replay, records.outer_loss)
+        self.adjoint = Adjoint(self.problems, graph, records, world.replay)
 
     def gradient(self) -> Tensor:
         upper = self.problems["upper"]
