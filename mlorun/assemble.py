@@ -39,7 +39,7 @@ def build(config: DictConfig) -> Engine:
     prepare_torch(device, threads=plain["threads"], deterministic=plain["deterministic"])
     seed = plain["seed"]
     # on the device once, for every stream and evaluation that shares them
-    splits = {name: on_device(split, device) for name, split in _make(plain["data"], "data").items()}
+    splits = {name: on_device(split, device) for name, split in make(plain["data"], "data").items()}
     # uppers first: the order in which an author thinks of them
     built = {name: _problem(name, problems[name], splits, device, seed) for name in reversed(graph.order)}
     engine = Engine(
@@ -58,7 +58,7 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
     # each problem's initialization is its own: adding one problem leaves the others as they were
     seed_everything(derive_seed(seed, "module", name))
     where = f"problems.{name}"
-    module = _make(node["module"], f"{where}.module").to(device)
+    module = make(node["module"], f"{where}.module").to(device)
     batches = None
     if node["split"] is not None:
         batches = stream(
@@ -68,7 +68,7 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
             name=name,
             device=device,
         )
-    extra = {key: _make(value, f"{where}.{key}") for key, value in node.items() if key not in OWN}
+    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in OWN}
     built = get_object(node["_target_"])(
         name=name,
         module=module,
@@ -77,7 +77,7 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
         stream=batches,
         pace=Pace(**{key: node[key] for key in PACE}),
         gradient_clip=node["gradient_clip"],
-        hypergradient=_make(node["hypergradient"], f"{where}.hypergradient"),
+        hypergradient=make(node["hypergradient"], f"{where}.hypergradient"),
         **extra,
     )
     assert isinstance(built, Problem)
@@ -125,7 +125,7 @@ def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-def _make(node: Any, where: str) -> Any:
+def make(node: Any, where: str) -> Any:
     """What a config node describes; None for an empty one, and a plain value for a plain value."""
     if node is None or node == {}:
         return None
@@ -137,12 +137,12 @@ def _make(node: Any, where: str) -> Any:
 
 def _placed(node: Any, where: str) -> Callable[[Any], Any] | None:
     """A `_partial_` node, told where it stands: what it later says of its arguments is a ConfigError there."""
-    make = _make(node, where)
-    if make is None:
+    maker = make(node, where)
+    if maker is None:
         return None
 
     def placed(argument: Any) -> Any:
         with _at(where):
-            return make(argument)
+            return maker(argument)
 
     return placed

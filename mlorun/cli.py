@@ -14,6 +14,7 @@ VERBS = {
     "show": "the resolved config: mlorun show OVERRIDES...",
     "check": "every mistake at once, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
+    "verify": "is this hypergradient right? mlorun verify; mlorun verify [--all] [--plot FILE] OVERRIDES...",
 }
 
 HELP = """\

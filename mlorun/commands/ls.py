@@ -5,8 +5,9 @@ from __future__ import annotations
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from mlorun.config.locations import PLACED_GROUPS, about, groups, options, user_configs_dir
+from mlorun.config.locations import PLACED_GROUPS, about, card, groups, options, user_configs_dir
 from mlorun.errors import ConfigError, did_you_mean
 
 
@@ -30,7 +31,10 @@ def main(args: list[str]) -> int:
         own = user_configs_dir()
         for name, path in options(group).items():
             mine = " (yours)" if own is not None and own in path.parents else ""
-            table.add_row(name, about(path) + mine)
+            said = Text(about(path) + mine)
+            for label, text in card(path).items():
+                said.append(f"\n{label:8s}", style="cyan").append(text)
+            table.add_row(name, said)
         screen.print(table)
     return 0
 

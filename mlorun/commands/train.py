@@ -68,6 +68,7 @@ def train(config: DictConfig, overrides: Sequence[str] = (), folder: Path | None
         with log_to(home.log), _following(loggers, facts) as end:
             said.release()
             result = _run(engine, loggers, home, broken)
+            home.update(hypergradients=engine.adjoint.choices())
             home.finish(result)
             end(result)
     return result

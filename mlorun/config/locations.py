@@ -57,6 +57,25 @@ def about(path: Path) -> str:
     return ""
 
 
+def card(path: Path) -> dict[str, str]:
+    """What the head of a hypergradient's YAML says: formula, cost, memory and when to use it; {} for other files.
+
+    Its lines are `about`, the formula, `cost: ...; memory of ...`, `use it ...`, and a command.
+    """
+    head: list[str] = []
+    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+        if not line.startswith("#   "):
+            break
+        head.append(line.removeprefix("#").strip())
+    cost = next((line for line in head if line.startswith("cost: ")), "")
+    use = next((line for line in head if line.startswith("use it ")), "")
+    if not cost or not use:
+        return {}
+    seconds, _, memory = cost.removeprefix("cost: ").partition("; memory of ")
+    formula = " ".join(head[: head.index(cost)])
+    return {"formula": formula, "cost": seconds, "memory": memory, "use it": use.removeprefix("use it ")}
+
+
 def _is_group(entry: Path) -> bool:
     return entry.is_dir() and entry.name.isidentifier() and any(entry.glob("*.yaml"))
 

@@ -127,6 +127,8 @@ class Adjoint:
                 continue
             estimate = (estimates or {}).get(node) or self._problems[node].hypergradient
             assert estimate is not None, f"{node} has no hypergradient"
+            if estimates is not None and estimate.follows:
+                records.follow_again(node, estimate, self._reads[upper, node])
             report = None if numbers is None else partial(_put, numbers, node)
             if report is not None:
                 report("pull_norm", vectors.norm(v[node]))
@@ -140,6 +142,15 @@ class Adjoint:
                 if name != upper:
                     v[name] = vectors.add(v[name], part) if name in v else part
         return edges
+
+    def choices(self) -> dict[str, str]:
+        """What every edge that has been used really uses: {"reweight <- classifier": "Identity x ForwardOverReverse"}."""
+        found = {}
+        for (upper, node), carry in self.carries.items():
+            estimate = self._problems[node].hypergradient
+            assert estimate is not None
+            found[f"{upper} <- {node}"] = estimate.in_use(carry)
+        return found
 
     def _parts(self, upper: str) -> tuple[str, ...]:
         return (upper, *self._between[upper])

@@ -79,6 +79,7 @@ class Engine:
         self._steering = frozenset(name for name in graph.names if graph.between(name))
         self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
         self._scalers = {name: precision.make_scaler() for name in self.problems}
+        self._measured: dict[str, dict[str, Tensor]] = {}
         self._newest: dict[str, Tensor | Mapping[str, Metric]] = {}
         self._stop = False
         self._probed = False
@@ -108,8 +109,10 @@ class Engine:
         metrics: dict[str, float] = {}
         evaluated = -1
         while self.step_count < self.train_iters and not self._stop:
+            self._listen()
             for action in self.plan.at(self.step_count):
                 self.execute(action)
+            self._measured |= self.adjoint.numbers or {}
             self.step_count += 1
             step = self.step_count
             if step == self.train_iters or self._stop or step % self.log_every == 0:
@@ -120,6 +123,12 @@ class Engine:
         if evaluated != self.step_count and not self._stop:
             metrics |= self.evaluate(emit)
         return metrics
+
+    def _listen(self) -> None:
+        """Let the adjoint measure the gradients of this global step if they are the last before a report."""
+        due = min(self.train_iters, (self.step_count // self.log_every + 1) * self.log_every)
+        last = any(self.plan.last_before(name, self.step_count, due) for name in self._steering)
+        self.adjoint.numbers = {} if last else None
 
     def evaluate(self, emit: Emit = lambda event: None) -> dict[str, float]:
         """Every evaluation now: {"test/accuracy": 95.4, ...}."""
@@ -204,12 +213,20 @@ class Engine:
         names = [(name, key) for name, metrics in newest.items() for key in metrics]
         if not names:
             return {}
-        numbers = torch.stack([newest[name][key].float().reshape(()) for name, key in names]).tolist()
+        told = [(name, key) for name, parts in self._measured.items() for key in parts]
+        values = [newest[name][key] for name, key in names] + [self._measured[name][key] for name, key in told]
+        numbers = torch.stack([value.float().reshape(()) for value in values]).tolist()
+        about: dict[str, dict[str, float]] = {}
+        for (name, key), number in zip(told, numbers[len(names) :], strict=True):
+            about.setdefault(name, {})[key] = number
         found: dict[str, dict[str, float]] = {}
-        for (name, key), number in zip(names, numbers, strict=True):
+        for (name, key), number in zip(names, numbers[: len(names)], strict=True):
             found.setdefault(name, {})[key] = number
         for name, metrics in found.items():
             emit(Event(self.step_count, "train", name, metrics))
+        for name, measured in about.items():
+            emit(Event(self.step_count, "hypergradient", name, measured))
+        self._measured = {}
         # lowers first: a broken one soon breaks those above it
         for name in [name for name in self.graph.order if name in found]:
             metrics = found[name]

@@ -67,6 +67,13 @@ class Plan:
         """The global steps start, ..., stop - 1."""
         return (self.at(step) for step in range(start, stop))
 
+    def last_before(self, name: str, step: int, stop: int) -> bool:
+        """Whether global step `step` is the last one before `stop` in which `name` steps."""
+        return name in self._names(step) and not any(name in self._names(later) for later in range(step + 1, stop))
+
+    def _names(self, step: int) -> frozenset[str]:
+        return frozenset(action.problem for action in self.at(step) if action.kind == "step")
+
     @classmethod
     def simulate(cls, graph: ProblemGraph, paces: Mapping[str, Pace]) -> Plan:
         """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps."""

@@ -18,7 +18,7 @@ from mlorun.core.inner_loop import learned_options
 from mlorun.core.problem import Problem
 from mlorun.core.world import Moment, World, cast
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Level, Outer, Report, Values
+from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report, Values
 from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory
 from mlorun.hypergradient.updates import UPDATES, precondition, update_of
 from mlorun.hypergradient.vectors import Vector
@@ -90,6 +90,14 @@ class Records:
         other._before = {name: tuple(cast(dtype, t) for t in theta) for name, theta in self._before.items()}
         other._loops = {name: [_cast_step(dtype, step) for step in loop] for name, loop in self._loops.items()}
         return other
+
+    def follow_again(self, name: str, estimate: Hypergradient, reads: tuple[str, ...]) -> None:
+        """Let an estimator that follows go through the kept inner loop, as if it had been there."""
+        tangents = None
+        for t, step in enumerate(self._loops[name]):
+            update = self._trajectory(name, [step], reads, whole=t == 0, first=0)
+            tangents = estimate.follow(update, tangents)
+        self._tangents[name] = tangents
 
     def theta(self, name: str) -> Vector:
         """The parameters that losses are differentiated in."""

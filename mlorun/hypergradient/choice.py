@@ -95,6 +95,26 @@ def choose(cross: Cross, level: Level, x: Vector) -> Cross:
     return cross
 
 
+def needs_differences(level: Level, v: Vector) -> bool:
+    """Whether Hessian products must be differences of gradients: a kernel has no double backward, or cuts it off."""
+    try:
+        product: Vector | None = level.hvp(v)
+        why = "cut off by a kernel, zero"
+    except Unsupported as error:
+        product, why = None, _first_line(error)
+    if product is not None and any(bool((t != 0).any()) for t in product):
+        return False
+    level.take_differences()
+    if product is not None and not any(bool((t != 0).any()) for t in level.hvp(v)):
+        return False
+    log.warning(
+        "%s: double backward is not available for this loss (%s); Hessian products by differences of gradients",
+        level.name,
+        why,
+    )
+    return True
+
+
 def _is_cut_off(reference: dict[str, Vector], level: Level, x: Vector) -> bool:
     """Whether double backward reached nothing where the loss does change."""
     if any(bool((t != 0).any()) for part in reference.values() for t in part):

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.choice import choose
+from mlorun.hypergradient.choice import choose, needs_differences
 from mlorun.hypergradient.cross import Cross
 from mlorun.hypergradient.level import Hypergradient, Level
 from mlorun.hypergradient.solve import Solve
@@ -16,10 +16,12 @@ from mlorun.hypergradient.vectors import Vector
 
 @dataclass(frozen=True)
 class Carry:
-    """What one edge keeps between calls: the cross that works on it, and what its solve starts from."""
+    """What one edge keeps between calls: the cross that works on it, what its solve starts from, and whether Hessian
+    products are differences of gradients."""
 
     cross: Cross
     solve: Any
+    differences: bool = False
 
 
 class Implicit(Hypergradient):
@@ -28,6 +30,8 @@ class Implicit(Hypergradient):
     solve   v to about H^-1 v
     cross   x to B x; what stands in for it where a kernel or a stop-gradient forbids it is chosen at the first call
     at      the point: the lower parameters after its last step ("post"), or before it ("pre")
+
+    Reports, where asked, norm(H x - v) / norm(v) for a solve that uses H: one Hessian product.
     """
 
     def __init__(self, solve: Solve, cross: Cross, at: Literal["post", "pre"]) -> None:
@@ -38,7 +42,23 @@ class Implicit(Hypergradient):
         self.at = at
 
     def __call__(self, level: Level, v: Vector, carry: Carry | None) -> tuple[dict[str, Vector], Carry]:
+        differences = self.solve.curvature and (needs_differences(level, v) if carry is None else carry.differences)
+        if differences:
+            level.take_differences()
         x, start = self.solve(level, v, carry.solve if carry else None)
+        if level.report is not None and self.solve.curvature:
+            residual = vectors.add(level.hvp(x), v, alpha=-1.0)
+            level.report("residual", vectors.norm(residual) / vectors.norm(v))
         cross = carry.cross if carry else choose(self.cross, level, x)
         crossed = cross(level, x)
-        return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start)
+        return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start, differences)
+
+    def in_use(self, carry: Any) -> str:
+        cross = carry.cross if isinstance(carry, Carry) else self.cross
+        said = f"{type(self.solve).__name__} x {type(cross).__name__}"
+        stands_in = type(cross) is not type(self.cross)
+        if stands_in:
+            said += f", in place of {type(self.cross).__name__}"
+        if isinstance(carry, Carry) and carry.differences:
+            said += ", Hessian products by differences of gradients"
+        return said

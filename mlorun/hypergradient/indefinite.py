@@ -37,9 +37,11 @@ class NormalConjugateGradient(Solve):
         square = vectors.dot(slope, slope)
         enough = (self.tolerance**2) * square
         going = square > enough
+        taken = torch.zeros_like(square)
         for _ in range(self.iterations):
             if square.device.type == "cpu" and not going:
                 break  # free to ask on the CPU; elsewhere it would wait for the device
+            taken = taken + going
             image = level.hvp(direction)
             curvature = vectors.dot(image, image) + self.damping * vectors.dot(direction, direction)
             going = going & (curvature > 0)
@@ -51,6 +53,8 @@ class NormalConjugateGradient(Solve):
             going = going & (fresh > enough)
             direction = vectors.add(slope, direction, alpha=quotient(fresh, square, going))
             square = fresh
+        if level.report is not None:
+            level.report("iterations", taken)
         return x, None
 
 
@@ -82,7 +86,9 @@ class Minres(Solve):
         sine = sine_before = zero
         enough = self.tolerance * beta
         going = beta > 0
+        taken = torch.zeros_like(beta)
         for _ in range(self.iterations):
+            taken = taken + going
             image = self._product(level, basis)
             alpha = vectors.dot(basis, image)
             following = vectors.add(vectors.add(image, basis, alpha=-alpha), basis_before, alpha=-beta)
@@ -103,6 +109,8 @@ class Minres(Solve):
             beta = beta_next
             if beta.device.type == "cpu" and not going:
                 break  # free to ask on the CPU; elsewhere it would wait for the device
+        if level.report is not None:
+            level.report("iterations", taken)
         return x, None
 
     def _product(self, level: Level, x: Vector) -> Vector:

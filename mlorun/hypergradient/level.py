@@ -20,6 +20,7 @@ Outer = Callable[[Vector, Values], Tensor]
 Report = Callable[[str, Tensor], None]
 # the ways in which an upper problem acts on a lower one
 Channel = Literal["loss", "start", "options", "draws"]
+DIFFERENCE_RADIUS = 0.01  # of a perturbation, in a Hessian product by differences
 ALL_BUT_DRAWS: frozenset[Channel] = frozenset({"loss", "start", "options"})
 # (theta, d loss / d theta, x) to D x
 Precondition = Callable[[Vector, Vector, Vector], Vector]
@@ -67,6 +68,7 @@ class Level:
         self.tangents = tangents
         self.report = report
         self._graph: tuple[Vector, Vector] | None = None
+        self._differences = False
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -116,17 +118,34 @@ class Level:
         """d loss / d theta without the optimizer's weight decay, outside of any graph. One pass."""
         if self._graph is not None:
             return vectors.detach(self._graph[1])
-        leaves = tuple(t.detach().requires_grad_() for t in self.theta)
-        grads = torch.autograd.grad(self.loss(leaves), leaves, allow_unused=True)
-        return vectors.filled(grads, leaves)
+        return self._gradient_at(self.theta)
 
     def hvp(self, x: Vector) -> Vector:
         """(d2 loss / d theta2) x, with the optimizer's weight decay, theta-shaped. By double backward."""
-        leaves, gradient = self.gradient_graph()
-        product = vectors.detach(self.pull_back(gradient, leaves, x))
+        if self._differences:
+            product = self._difference(x)
+        else:
+            leaves, gradient = self.gradient_graph()
+            product = vectors.detach(self.pull_back(gradient, leaves, x))
         if not any(self.decay):
             return product
         return vectors.add(product, vectors.scale_each(x, self.decay))
+
+    def take_differences(self) -> None:
+        """From now on Hessian products are central differences of gradients, for kernels without double backward."""
+        self._differences = True
+        self._graph = None
+
+    def _difference(self, x: Vector) -> Vector:
+        length = vectors.norm(x).clamp_min(torch.finfo(torch.float32).tiny ** 0.5)
+        eps = DIFFERENCE_RADIUS / length
+        shift = vectors.scale(x, eps)
+        ahead, behind = (self._gradient_at(vectors.add(self.theta, shift, alpha=sign)) for sign in (1.0, -1.0))
+        return vectors.scale(vectors.add(ahead, behind, alpha=-1.0), 0.5 / eps)
+
+    def _gradient_at(self, theta: Vector) -> Vector:
+        leaves = tuple(t.detach().requires_grad_() for t in theta)
+        return vectors.filled(torch.autograd.grad(self.loss(leaves), leaves, allow_unused=True), leaves)
 
     def precondition(self, x: Vector) -> Vector:
         """D x, with D = -d(theta')/d(gradient), a diagonal, of the step that the optimizer would take next.
@@ -179,6 +198,10 @@ class Hypergradient(ABC):
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
         """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
+
+    def in_use(self, carry: Any) -> str:
+        """What an edge really uses, for the record; `carry` is what its last call gave."""
+        return type(self).__name__
 
     def follow(self, update: Trajectory, tangents: Any) -> Any:
         """Before each update of a problem whose estimator `follows`: that one update, and what the last call gave.

@@ -22,5 +22,7 @@ class Sama(Solve):
     ConfigError for an optimizer whose step is not registered in updates.py.
     """
 
+    curvature = False
+
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
         return level.precondition(v), None

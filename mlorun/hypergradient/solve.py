@@ -17,7 +17,9 @@ from mlorun.hypergradient.vectors import Vector
 
 
 class Solve(ABC):
-    """v to x, about H^-1 v, and what the next call starts from."""
+    """v to x, about H^-1 v, and what the next call starts from. `curvature`: whether it takes Hessian products."""
+
+    curvature: bool = True
 
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]: ...
@@ -29,6 +31,8 @@ class Identity(Solve):
     With `scale: lr` and the cross at the parameters before the last SGD step this is that step's exact
     hypergradient.
     """
+
+    curvature = False
 
     def __init__(self, scale: float | Literal["lr"]) -> None:
         if isinstance(scale, str) and scale != "lr":
@@ -125,7 +129,9 @@ class ConjugateGradient(Solve):
         square = vectors.dot(residual, residual)
         enough = (self.tolerance**2) * vectors.dot(v, v)
         going = square > enough
+        taken = torch.zeros_like(square)
         for _ in range(self.iterations):
+            taken = taken + going
             product = self._product(level, direction)
             curvature = vectors.dot(direction, product)
             going = going & (curvature > 0)
@@ -138,6 +144,8 @@ class ConjugateGradient(Solve):
             square = fresh
             if square.device.type == "cpu" and not going:
                 break  # free to ask on the CPU; elsewhere it would wait for the device
+        if level.report is not None:
+            level.report("iterations", taken)
         return x, x if self.warm_start else None
 
     def _product(self, level: Level, x: Vector) -> Vector:

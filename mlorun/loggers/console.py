@@ -76,6 +76,8 @@ class ConsoleLogger:
 
     def event(self, event: Event) -> None:
         """Show an event: at once in the live view; in plain lines, when it is time for one."""
+        if event.kind == "hypergradient":
+            return
         if event.kind == "train":
             self._trained |= {f"{event.source}/{name}" for name in event.metrics}
         if self._view is not None:

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-Kind = Literal["train", "eval"]
+# "hypergradient": norms and solver figures about the last gradient of an upper problem; for files, not for the eye
+Kind = Literal["train", "eval", "hypergradient"]
 Status = Literal["finished", "failed", "nonfinite", "out_of_memory", "out_of_disk", "preempted", "interrupted"]
 
 

@@ -1,4 +1,4 @@
-"""Programs whose hypergradients are known in closed form: Q1 to Q5 and Q7. Float64, tiny, each at its optimum.
+"""Programs whose hypergradients are known in closed form: Q1 to Q7. Float64, tiny, each at its optimum.
 
 A case gives, for every lower problem n that the upper one passes: H_n, the cross blocks B_nm = d2 L_n / dm dtheta_n,
 and v_n = dF/dtheta_n; so that what any solve should give follows by `expected`.
@@ -6,7 +6,7 @@ and v_n = dF/dtheta_n; so that what any solve should give follows by `expected`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -32,11 +32,17 @@ class Point(nn.Module):
 
 
 class Given(Problem):
-    """A problem whose loss is a function of every problem's row, by name."""
+    """A problem whose loss is a function of every problem's row, by name; `start`: whose row it starts from."""
 
-    def __init__(self, *, loss: Callable[[Mapping[str, Tensor]], Tensor], **problem: Any) -> None:
+    def __init__(
+        self, *, loss: Callable[[Mapping[str, Tensor]], Tensor], start: str | None = None, **problem: Any
+    ) -> None:
         super().__init__(**problem)
         self.given = loss
+        self.start = start
+
+    def initial_parameters(self) -> Iterable[Tensor] | None:
+        return None if self.start is None else self._peers[self.start].module.parameters()
 
     def get_batch(self) -> None:
         return None
@@ -47,7 +53,7 @@ class Given(Problem):
 
 @dataclass(frozen=True)
 class Case:
-    """`lowers` in reverse order of execution; `cross[n][m]` is B_nm (rows of m, columns of n)."""
+    """`cross[n][m]` is B_nm (rows of m, columns of n). `start`: the lower problem starts at the upper one's row."""
 
     losses: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]]
     points: Mapping[str, Tensor]
@@ -57,15 +63,17 @@ class Case:
     pulls: Mapping[str, Tensor]  # v_n, of the n that F reads
     hessians: Mapping[str, Matrix]
     cross: Mapping[str, Mapping[str, Matrix]]
+    start: bool = False
 
-    def problems(self, hypergradient: Callable[[], Hypergradient]) -> list[Given]:
+    def problems(self, hypergradient: Callable[[], Hypergradient], lr: float = 0.1) -> list[Given]:
         return [
             Given(
                 name=name,
                 module=Point(self.points[name]),
-                optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1),
+                optimizer=lambda theta: torch.optim.SGD(theta, lr=lr),
                 hypergradient=hypergradient(),
                 loss=self.losses[name],
+                start=self.upper if self.start and name != self.upper else None,
             )
             for name in self.graph.names
         ]
@@ -295,6 +303,28 @@ def difference_quotient(case: Case, h: float = 1e-4) -> Tensor:
 
     units = torch.eye(len(start))
     return torch.stack([(value(start + h * e) - value(start - h * e)) / (2 * h) for e in units])
+
+
+def maml(lr: float = 0.05) -> Case:
+    """Q6. One-step MAML on a quadratic: theta' = theta - a (A theta - b), F = theta''A' theta' / 2 - b''theta'."""
+    a_, b, a_query, b_query = _definite(4, 61), _random(62, 4), _definite(4, 63), _random(64, 4)
+    theta = _random(65, 4)
+    adapted = theta - lr * (a_ @ theta - b)
+    step = torch.eye(4) - lr * a_
+    return Case(
+        losses={
+            "up": lambda p: p["low"] @ a_query @ p["low"] / 2 - b_query @ p["low"],
+            "low": lambda p: p["low"] @ a_ @ p["low"] / 2 - b @ p["low"],
+        },
+        points={"up": theta, "low": theta},
+        graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
+        upper="up",
+        direct=torch.zeros(4),
+        pulls={"low": a_query @ adapted - b_query},
+        hessians={"low": torch.eye(4)},
+        cross={"low": {"up": -step.T}},  # (I - aA)'(A' theta' - b')
+        start=True,
+    )
 
 
 CASES: dict[str, Callable[[], Case]] = {

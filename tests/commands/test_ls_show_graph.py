@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from omegaconf import OmegaConf
 
 from mlorun.cli import main
 from mlorun.config.compose import composed
+from mlorun.config.locations import about, card, options
 from tests.experiments import Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -25,6 +28,19 @@ def test_ls_lists_the_groups_and_how_to_choose_from_them(capsys: pytest.CaptureF
 
 def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert "decoupled weight decay" in output(capsys, "ls", "optimizer")
+
+
+@pytest.mark.parametrize("option", [name for name in options("hypergradient") if name != "none"])
+def test_every_hypergradient_says_its_formula_citation_cost_memory_and_use(option: str) -> None:
+    path = options("hypergradient")[option]
+    assert set(card(path)) == {"formula", "cost", "memory", "use it"} and all(card(path).values())
+    assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", about(path)), "no citation"
+
+
+def test_ls_hypergradient_shows_the_cards(capsys: pytest.CaptureFixture[str]) -> None:
+    text = output(capsys, "ls", "hypergradient")
+    assert "formula (H + damping I) x = v" in text
+    assert "memory  " in text and "use it  " in text
 
 
 def test_ls_marks_the_users_own_options(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:

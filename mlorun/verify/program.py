@@ -1,0 +1,205 @@
+"""Verify one program: its estimators at a few points of a short run, and every estimator there is at the last."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+from mlorun.core.engine import Engine
+from mlorun.errors import ConfigError, MlorunError
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.choice import Unsupported
+from mlorun.hypergradient.cross import CentralDifference, DoubleBackward
+from mlorun.hypergradient.implicit import Carry, Implicit
+from mlorun.hypergradient.level import Hypergradient
+from mlorun.verify.point import Carries, Cost, Edges, Point, cosine, relative_error
+from mlorun.verify.reference import Definition, ExactOrFinest, definition
+
+STOP_GRADIENT = (
+    "A difference of the loss sees through stop-gradients (detach, no_grad) in the lower loss: it is not the derivative "
+    "of the update there. t1t2 is"
+)
+
+
+@dataclass(frozen=True)
+class EdgeReport:
+    """One edge at one point.
+
+    error           relative, against the estimator's own definition with exact derivatives in float64
+    off_exact       relative error against the exact hypergradient; `cosine` likewise
+    """
+
+    upper: str
+    lower: str
+    to: str
+    estimator: str
+    error: float
+    bound: float
+    off_exact: float
+    cosine: float
+    norm: float
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.bound
+
+
+@dataclass(frozen=True)
+class PointReport:
+    """One upper problem right before one of its steps."""
+
+    step: int
+    upper: str
+    edges: tuple[EdgeReport, ...]
+    cost: Cost
+    lower_gradient_seconds: float
+    disturbed: tuple[str, ...]
+    references: tuple[str, ...]
+    explanations: tuple[str, ...]
+
+    @property
+    def holds(self) -> bool:
+        return not self.disturbed and all(edge.holds for edge in self.edges)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One estimator on every lower problem of one point; `refused` says why there are no numbers."""
+
+    name: str
+    error: float = math.nan
+    cosine: float = math.nan
+    norm: float = math.nan
+    cost: Cost = Cost(math.nan, 0)
+    refused: str = ""
+
+
+def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, Point, bool]]:
+    """The program right before `count` steps of each upper problem, evenly over `steps` global steps. Trains it.
+
+    (step, point, whether it is the last of its upper problem); a point holds until the next one is asked for.
+    """
+    uppers = [name for name in engine.graph.names if engine.graph.between(name)]
+    if not uppers:
+        raise ConfigError(
+            "nobody differentiates through anybody in this program", where="dependencies.u2l", fix="declare an edge"
+        )
+    engine.probe()
+    engine.records.keep_everything()
+    steps = min(steps, engine.train_iters)
+    for upper in uppers:
+        if not any(_steps(engine, upper, step) for step in range(steps)):
+            raise ConfigError(
+                f"{upper} takes no step within {steps} global steps",
+                where="--steps",
+                fix="more --steps, or a smaller unroll_steps or warmup_steps",
+            )
+    chosen = {upper: _spread([s for s in range(steps) if _steps(engine, upper, s)], count) for upper in uppers}
+    for step in range(max(max(some) for some in chosen.values()) + 1):
+        pending = {upper for upper in uppers if step in chosen[upper]}
+        for action in engine.plan.at(step):
+            if action.problem in pending and action.kind == "step":
+                pending.discard(action.problem)
+                yield step + 1, Point(engine, action.problem), step == max(chosen[action.problem])
+            engine.execute(action)
+        engine.step_count = step + 1
+
+
+def examine(step: int, point: Point) -> PointReport:
+    """Everything there is to say of the configured estimators at one point."""
+    problems = point.engine.problems
+    definitions = {node: _definition(problems[node].hypergradient) for node in point.nodes}
+    got = point.estimate()
+    wanted = point.reference({n: d.estimate for n, d in definitions.items()}, _as_defined(point.carries))
+    exact, finest = exact_edges(point)
+    edges = tuple(
+        EdgeReport(
+            upper=point.upper,
+            lower=node,
+            to=to,
+            estimator=_in_use(problems[node].hypergradient, point.carries.get((point.upper, node))),
+            error=relative_error(part, wanted[node, to]),
+            bound=definitions[node].bound,
+            off_exact=relative_error(part, exact[node, to]),
+            cosine=cosine(part, exact[node, to]),
+            norm=float(vectors.norm(part)),
+        )
+        for (node, to), part in got.items()
+    )
+    blind = {e.lower for e in edges if not e.holds and _takes_differences(problems[e.lower].hypergradient)}
+    references = [f"{node}: {definitions[node].what}; exact: {finest[node].said}" for node in point.nodes if node in finest]
+    return PointReport(
+        step,
+        point.upper,
+        edges,
+        point.cost(),
+        point.lower_gradient_seconds(point.nodes[-1]),
+        tuple(point.disturbances()),
+        tuple(references),
+        tuple(f"{node}: {STOP_GRADIENT}" for node in sorted(blind)),
+    )
+
+
+def exact_edges(point: Point) -> tuple[Edges, dict[str, ExactOrFinest]]:
+    """The exact hypergradient of every edge, in float64, and by which solve for each lower problem."""
+    solves = {node: ExactOrFinest() for node in point.nodes}
+    estimates = {node: Implicit(solve, DoubleBackward(), "post") for node, solve in solves.items()}
+    return point.reference(estimates), solves
+
+
+def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]) -> Iterator[Comparison]:
+    """Every estimator on the same point, against the exact hypergradient of the upper problem."""
+    edges, _ = exact_edges(point)
+    exact = point.upper_gradient(edges)
+    for name, estimates in make.items():
+        try:
+            made = estimates()
+            got = point.upper_gradient(point.estimate(made, {}))
+            if got is None or exact is None:
+                continue
+            point.carries.clear()
+            yield Comparison(
+                name,
+                relative_error(got, exact),
+                cosine(got, exact),
+                float(vectors.norm(got)),
+                point.cost(made),
+            )
+        except MlorunError as error:
+            yield Comparison(name, refused=error.message)
+        except Unsupported as error:
+            yield Comparison(name, refused=str(error).splitlines()[0])
+
+
+def _steps(engine: Engine, name: str, step: int) -> bool:
+    return any(action.problem == name and action.kind == "step" for action in engine.plan.at(step))
+
+
+def _spread(steps: list[int], count: int) -> set[int]:
+    """`count` of them, first and last included."""
+    if len(steps) <= count:
+        return set(steps)
+    return {steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)}
+
+
+def _definition(estimate: Hypergradient | None) -> Definition:
+    assert estimate is not None
+    return definition(estimate)
+
+
+def _as_defined(carries: Carries) -> Carries:
+    """What solves start from stays; the cross is exact."""
+    return {
+        edge: Carry(DoubleBackward(), carry.solve, carry.differences) if isinstance(carry, Carry) else carry
+        for edge, carry in carries.items()
+    }
+
+
+def _in_use(estimate: Hypergradient | None, carry: object) -> str:
+    assert estimate is not None
+    return estimate.in_use(carry)
+
+
+def _takes_differences(estimate: Hypergradient | None) -> bool:
+    return isinstance(estimate, Implicit) and isinstance(estimate.cross, CentralDifference)

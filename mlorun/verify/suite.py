@@ -1,0 +1,185 @@
+"""The oracle suite: closed forms Q1 to Q7 times every estimator times precision, against fixed bounds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from mlorun.core.engine import Engine
+from mlorun.core.plan import Action
+from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
+from mlorun.hypergradient.evolution import Evolution
+from mlorun.hypergradient.exact import Exact
+from mlorun.hypergradient.first_order import FirstOrder
+from mlorun.hypergradient.fixed_point import FixedPoint
+from mlorun.hypergradient.forward import Forward
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.indefinite import Minres, NormalConjugateGradient
+from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.nystrom import Nystrom
+from mlorun.hypergradient.penalty import F2SA
+from mlorun.hypergradient.sama import Sama
+from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
+from mlorun.hypergradient.unrolled import Unrolled
+from mlorun.hypergradient.warm_step import WarmStep
+from mlorun.run.device import Precision
+from mlorun.verify.oracles import CASES, Case, SolveOn, maml
+
+LR, STEPS = 0.05, 8  # of every inner loop
+SAMPLES = 400
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row: an estimator, what its solve is in matrices, and how far off it may be in float64 and float32.
+
+    bounds    relative errors; None where a precision is left out
+    cases     the oracles it is put to
+    """
+
+    make: Callable[[], Hypergradient]
+    solve: SolveOn
+    bounds: Mapping[torch.dtype, float]
+    cases: tuple[str, ...] = tuple(CASES)
+
+
+def bounds(double: float, single: float | None) -> dict[torch.dtype, float]:
+    return {torch.float64: double} | ({} if single is None else {torch.float32: single})
+
+
+def identity(h: Tensor, v: Tensor) -> Tensor:
+    return v
+
+
+def by_lr(h: Tensor, v: Tensor) -> Tensor:
+    return LR * v
+
+
+def nothing(h: Tensor, v: Tensor) -> Tensor:
+    return torch.zeros_like(v)
+
+
+def series(terms: int) -> SolveOn:
+    """H^-1 (I - (I - a H)^terms) v: the Neumann series with K = terms - 1, and so many unrolled steps."""
+
+    def solve(h: Tensor, v: Tensor) -> Tensor:
+        eye = torch.eye(len(h))
+        return torch.linalg.solve(h, (eye - torch.linalg.matrix_power(eye - LR * h, terms)) @ v)
+
+    return solve
+
+
+def implicit(solve: Callable[[], Solve], cross: Callable[[], Cross] = ForwardOverReverse) -> Callable[[], Hypergradient]:
+    return lambda: Implicit(solve(), cross(), "post")
+
+
+def central() -> Cross:
+    return CentralDifference(0.01, relative=False)
+
+
+# largest relative error of the mean of SAMPLES antithetic draws in Q dimensions: 3 sqrt((Q + 1) / SAMPLES), Q = 8
+SAMPLING = 3 * (9 / SAMPLES) ** 0.5
+ONE_LEVEL = tuple(name for name in CASES if name[:2] not in ("Q4", "Q5"))
+
+ENTRIES: Mapping[str, Entry] = {
+    "first_order": Entry(FirstOrder, nothing, bounds(0.0, 0.0)),
+    "t1t2": Entry(implicit(lambda: Identity(1.0)), identity, bounds(1e-8, 1e-4)),
+    "darts": Entry(implicit(lambda: Identity(1.0), central), identity, bounds(1e-5, 1e-2)),
+    "sama": Entry(implicit(Sama, central), by_lr, bounds(1e-5, 1e-2)),
+    "neumann": Entry(implicit(lambda: Neumann(STEPS - 1, LR)), series(STEPS), bounds(1e-10, 1e-4)),
+    "fixed_point": Entry(implicit(lambda: FixedPoint(STEPS - 1)), series(STEPS), bounds(1e-10, 1e-4)),
+    "unrolled": Entry(lambda: Unrolled(None, "sqrt"), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
+    "truncated": Entry(lambda: Unrolled(3, "iterates"), series(3), bounds(1e-8, 1e-4)),
+    "forward": Entry(lambda: Forward(50), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
+    "cg": Entry(
+        implicit(lambda: ConjugateGradient(30, 0.0, 1e-14, False)), torch.linalg.solve, bounds(1e-8, 1e-3)
+    ),
+    "minres": Entry(implicit(lambda: Minres(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-3)),
+    "normal_cg": Entry(
+        implicit(lambda: NormalConjugateGradient(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-2)
+    ),
+    "nystrom": Entry(implicit(lambda: Nystrom(5, 1e-7, 0)), torch.linalg.solve, bounds(1e-6, None)),
+    "soba": Entry(implicit(lambda: WarmStep(0.03, 1500)), torch.linalg.solve, bounds(1e-8, None)),
+    "exact": Entry(implicit(lambda: Exact(0.0, 100), DoubleBackward), torch.linalg.solve, bounds(1e-8, 1e-4)),
+    "f2sa": Entry(lambda: F2SA(1e4, 0.0, 1500, 0.03), torch.linalg.solve, bounds(1e-2, None), ONE_LEVEL),
+    "evolution": Entry(
+        lambda: Evolution(SAMPLES, 1e-3, 0), series(STEPS), bounds(SAMPLING, None), (*ONE_LEVEL, "Q6 MAML")
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Found:
+    """One cell of the table, and how far its estimator is from the exact hypergradient there."""
+
+    estimator: str
+    case: str
+    dtype: torch.dtype
+    error: float
+    bound: float
+    off_exact: float
+    seconds: float
+
+    @property
+    def holds(self) -> bool:
+        return self.error <= self.bound
+
+
+def cells() -> Iterator[Found]:
+    """Every cell, an estimator at a time. The default dtype is put back."""
+    for dtype in (torch.float64, torch.float32):
+        with default_dtype(dtype):
+            made = {name: make() for name, make in {**CASES, "Q6 MAML": maml}.items()}
+            for name, entry in ENTRIES.items():
+                if dtype not in entry.bounds:
+                    continue
+                for case in entry.cases:
+                    yield _cell(name, entry, case, made[case], dtype)
+
+
+def _cell(name: str, entry: Entry, title: str, case: Case, dtype: torch.dtype) -> Found:
+    start = time.perf_counter()
+    got = hypergradient(case, entry.make)
+    seconds = time.perf_counter() - start
+    exact = case.exact()
+    wanted = exact if case.start else case.expected(entry.solve)
+    return Found(name, title, dtype, relative(got, wanted), entry.bounds[dtype], relative(got, exact), seconds)
+
+
+def hypergradient(case: Case, make: Callable[[], Hypergradient], lr: float = LR, steps: int = STEPS) -> Tensor:
+    """Through the engine: an inner loop of every lower problem, then the gradient of the upper one.
+
+    The lower problems start at their optimum, where gradient descent stays; `start` cases are one step from it.
+    """
+    problems = case.problems(make, lr)
+    device = torch.device("cpu")
+    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=1)
+    for name in case.graph.order:
+        if name != case.upper:
+            for index in range(1 if case.start else steps):
+                engine.execute(Action(name, starts=index == 0))
+    upper = engine.problems[case.upper]
+    engine.records.peek(case.upper)
+    gradient = engine.adjoint.gradient(case.upper, upper.training_step(None))  # type: ignore[arg-type]
+    return gradient[0]
+
+
+def relative(got: Tensor, wanted: Tensor) -> float:
+    """norm(got - wanted) / norm(wanted); the norm of what was got where 0 was wanted."""
+    length = float(wanted.norm())
+    return float((got - wanted).norm()) / (length or 1.0)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
