@@ -243,7 +243,7 @@ def diamond() -> Case:
 def logistic() -> Case:
     """Q7. Logistic regression with one penalty exp(alpha_j) a feature, by Newton's method to 1e-12."""
     (x, y), (xv, yv) = _data(17, rows=20), _data(27, rows=20)
-    labels, held_out = (y > 0).double(), (yv > 0).double()
+    labels, held_out = (y > 0).to(x.dtype), (yv > 0).to(x.dtype)
     alpha = 0.2 * _random(37, 4)
     theta = logistic_optimum(x, labels, alpha)
     p = (x @ theta).sigmoid()

@@ -87,7 +87,7 @@ SAMPLING = 3 * (9 / SAMPLES) ** 0.5
 ONE_LEVEL = tuple(name for name in CASES if name[:2] not in ("Q4", "Q5"))
 
 ENTRIES: Mapping[str, Entry] = {
-    "first_order": Entry(FirstOrder, nothing, bounds(0.0, 0.0)),
+    "first_order": Entry(FirstOrder, nothing, bounds(1e-12, 1e-6)),
     "t1t2": Entry(implicit(lambda: Identity(1.0)), identity, bounds(1e-8, 1e-4)),
     "darts": Entry(implicit(lambda: Identity(1.0), central), identity, bounds(1e-5, 1e-2)),
     "sama": Entry(implicit(Sama, central), by_lr, bounds(1e-5, 1e-2)),

@@ -11,7 +11,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlorun.verify.program import Comparison, PointReport
-from mlorun.verify.suite import ENTRIES, Found
+from mlorun.verify import suite
+from mlorun.verify.suite import Found
 
 WIDTH = 130  # of a table that goes to a file or a pipe
 
@@ -26,18 +27,18 @@ def suite_table(found: Sequence[Found]) -> Table:
     """A row an estimator: float64 errors by oracle and their bound, the worst in float32 and its bound."""
     titles = sorted({cell.case for cell in found})
     table = _table("estimator", *(title.split()[0] for title in titles), "bound", "float32", "bound", "off exact")
-    for name in ENTRIES:
+    for name in suite.ENTRIES:
         mine = [cell for cell in found if cell.estimator == name]
         double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
         single = [cell for cell in mine if cell.dtype == torch.float32]
         worst = max(single, key=lambda cell: cell.error, default=None)
         table.add_row(
             name,
-            *(_error(double[title].error, double[title].holds) if title in double else "" for title in titles),
-            _number(next(iter(double.values())).bound),
-            _error(worst.error, all(cell.holds for cell in single)) if worst else "",
-            _number(worst.bound) if worst else "",
-            _number(max(cell.off_exact for cell in double.values())),
+            *(_error(double[title].error, double[title].holds, 0) if title in double else "" for title in titles),
+            _number(next(iter(double.values())).bound, 0),
+            _error(worst.error, all(cell.holds for cell in single), 0) if worst else "",
+            _number(worst.bound, 0) if worst else "",
+            _number(max(cell.off_exact for cell in double.values()), 0),
         )
     return table
 
@@ -95,13 +96,14 @@ def _table(*headers: str) -> Table:
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for index, header in enumerate(headers):
         numeric = index > 0 and header != "estimator"
-        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric and index > 1)
+        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric or header == "estimator")
     return table
 
 
-def _error(value: float, holds: bool) -> Text:
-    return Text(_number(value), style="green") if holds else Text(f"{_number(value)} !", style="bold red")
+def _error(value: float, holds: bool, digits: int = 1) -> Text:
+    said = _number(value, digits)
+    return Text(said, style="green") if holds else Text(f"{said} !", style="bold red")
 
 
-def _number(value: float) -> str:
-    return "0" if value == 0 else f"{value:.1e}"
+def _number(value: float, digits: int = 1) -> str:
+    return "0" if value == 0 else f"{value:.{digits}e}"

@@ -17,9 +17,10 @@ from mlorun.core.plan import Pace
 from mlorun.core.problem import Problem
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError, NonFiniteError
+from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import Identity
+from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
 
@@ -90,7 +91,12 @@ def test_both_levels_learn_and_every_report_names_its_problem() -> None:
     program = engine(bilevel(), {"up": ["low"]}, train_iters=40, log_every=20)
     before = [p.clone() for p in program.problems["up"].theta]
     metrics = program.run(events.append)
-    assert [(event.step, event.source) for event in events] == [(20, "up"), (20, "low"), (40, "up"), (40, "low")]
+    told = [(event.step, event.kind, event.source) for event in events]
+    assert told == [
+        (step, kind, name)
+        for step in (20, 40)
+        for kind, name in (("train", "up"), ("train", "low"), ("hypergradient", "up"))
+    ]
     assert set(events[0].metrics) == {"loss", "width"}
     assert metrics["up/width"] == 2.0
     assert any(not torch.equal(a, b) for a, b in zip(before, program.problems["up"].theta, strict=True))
@@ -469,3 +475,47 @@ def test_no_steps_is_a_run_too() -> None:
     assert set(engine([problem], train_iters=0, evaluations=[Evaluation("only", "test", split, 4)]).run()) == {
         "test/loss"
     }
+
+
+def test_telemetry_is_the_norms_and_the_cosine_of_the_last_gradient_before_a_report() -> None:
+    events: list[Event] = []
+    program = engine(bilevel(), {"up": ["low"]}, train_iters=7, log_every=3)
+    gradients: list[tuple[Tensor, ...]] = []
+    up = program.problems["up"]
+    up.grad_callback = lambda: gradients.append(vectors.copy([p.grad for p in up.theta]))
+    program.run(events.append)
+    told = {event.step: event.metrics for event in events if event.kind == "hypergradient"}
+    assert set(told) == {3, 6, 7}
+    for step, metrics in told.items():
+        now, before = gradients[step - 1], gradients[step - 2]
+        assert set(metrics) == {"direct_norm", "indirect_norm", "cosine_to_previous", "low/pull_norm"}
+        assert metrics["cosine_to_previous"] == pytest.approx(float(vectors.cosine(now, before)), rel=1e-5)
+        if metrics["direct_norm"] == 0:
+            assert metrics["indirect_norm"] == pytest.approx(float(vectors.norm(now)), rel=1e-5)
+
+
+def test_telemetry_of_a_slow_upper_problem_is_of_its_last_step_before_the_report() -> None:
+    events: list[Event] = []
+    program = engine(bilevel(pace=Pace(unroll_steps=4)), {"up": ["low"]}, train_iters=20, log_every=10)
+    program.run(events.append)
+    assert [event.step for event in events if event.kind == "hypergradient"] == [10, 20]
+
+
+def test_a_solver_tells_its_residual_and_iterations() -> None:
+    events: list[Event] = []
+    program = engine(bilevel(), {"up": ["low"]}, train_iters=4, log_every=2)
+    solve = ConjugateGradient(3, 1e-3, 0.0, False)
+    program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "post")
+    program.run(events.append)
+    for event in events:
+        if event.kind == "hypergradient":
+            assert 1 <= event.metrics["low/iterations"] <= 3
+            assert event.metrics["low/residual"] > 0
+
+
+def test_nothing_is_measured_between_reports() -> None:
+    program = engine(bilevel(), {"up": ["low"]}, train_iters=6, log_every=6)
+    seen: list[bool] = []
+    program.problems["up"].grad_callback = lambda: seen.append(program.adjoint.numbers is not None)
+    program.run()
+    assert seen == [False] * 5 + [True]

@@ -389,17 +389,18 @@ class Through(nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("kernel", "words", "bound"),
+    ("kernel", "solve", "words", "chosen", "bound"),
     [
-        (NoForward, "using double backward", 1e-12),
-        (NoDouble, "using central difference", 1e-4),
+        (NoForward, Identity(1.0), "using double backward", "DoubleBackward, in place of ForwardOverReverse", 1e-12),
+        (NoDouble, Identity(1.0), "using central difference", "CentralDifference, in place of", 1e-4),
+        (NoDouble, ConjugateGradient(5, 1.0, 0.0, False), "products by differences", "by differences of", 1e-4),
     ],
 )
 def test_a_kernel_without_the_derivative_gets_a_stand_in_and_a_line_in_the_log(
-    kernel: Any, words: str, bound: float, caplog: pytest.LogCaptureFixture
+    kernel: Any, solve: Solve, words: str, chosen: str, bound: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    program = Program("plain", Identity(1.0), ForwardOverReverse())
-    plain = Program("plain", Identity(1.0), ForwardOverReverse())
+    program = Program("plain", solve, ForwardOverReverse())
+    plain = Program("plain", solve, ForwardOverReverse())
     module, twin = Through(kernel.apply), Through(torch.exp)
     twin.load_state_dict(module.state_dict())
     plain.upper.module.load_state_dict(program.upper.module.state_dict())
@@ -419,6 +420,7 @@ def test_a_kernel_without_the_derivative_gets_a_stand_in_and_a_line_in_the_log(
     with caplog.at_level(logging.WARNING, "mlorun"):
         got = program.gradient()
     assert words in caplog.text
+    assert chosen in program.engine.adjoint.choices()["upper <- lower"]
     assert relative(got, plain.gradient()) < bound
 
 

@@ -1,0 +1,93 @@
+"""Cost of one hypergradient on mwn_mnist, in units of one lower gradient.
+
+    MLORUN_DATA=path/to/data python -m tests.benchmarks.hypergradient_cost
+
+Each estimator runs as the engine runs it: a Level is made, replayed on the last step's batch, and swept; v is a given
+vector. The unit is one replayed gradient of the classifier's loss, taken in turn with the estimators, a block each; the
+ratio is the median over blocks. CG and Neumann are also given with the bound 2.5 K + 2.
+"""
+
+from __future__ import annotations
+
+import statistics
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+import mlorun
+from mlorun.core.engine import Engine
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.cross import CentralDifference, DoubleBackward, ForwardOverReverse
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
+from mlorun.hypergradient.unrolled import Unrolled
+
+BLOCKS, CALLS = 40, 10
+
+
+def estimators() -> dict[str, tuple[Hypergradient, float | None]]:
+    """Name to (estimator, bound in lower gradients)."""
+
+    def implicit(solve: object, cross: object) -> Hypergradient:
+        return Implicit(solve, cross, "post")  # type: ignore[arg-type]
+
+    found: dict[str, tuple[Hypergradient, float | None]] = {
+        "t1t2": (implicit(Identity(1.0), ForwardOverReverse()), 1.5),
+        "t1t2, double backward": (implicit(Identity(1.0), DoubleBackward()), None),
+        "darts": (implicit(Identity(1.0), CentralDifference(0.01, relative=False)), 2.2),
+        "unrolled, 1 step": (Unrolled(None, "iterates"), None),
+    }
+    for count in (5, 10):
+        bound = 2.5 * count + 2
+        found[f"cg {count}"] = implicit(ConjugateGradient(count, 1.0, 0.0, False), ForwardOverReverse()), bound
+        found[f"neumann {count}"] = implicit(Neumann(count, 1e-3), ForwardOverReverse()), bound
+    return found
+
+
+def block(run: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    for _ in range(CALLS):
+        run()
+    return (time.perf_counter() - start) / CALLS
+
+
+def caller(engine: Engine, estimate: Hypergradient) -> Callable[[], object]:
+    """One indirect part, as the adjoint's sweep takes it."""
+    v = tuple(0.01 * torch.randn_like(t) for t in engine.problems["classifier"].theta)
+    carries: dict[tuple[str, str], object] = {}
+    pulls = {"classifier": v}
+    chosen = {"classifier": estimate}
+    return lambda: engine.adjoint.sweep("reweight", pulls, estimates=chosen, carries=carries)
+
+
+def main(overrides: list[str]) -> None:
+    """Print the table."""
+    engine = mlorun.build(mlorun.compose(["experiment=mwn_mnist", "engine.train_iters=20", *overrides]))
+    engine.records.keep_everything()
+    engine.run()
+
+    def gradient() -> object:
+        with engine.world.replay():
+            return engine.records.level("classifier", ()).gradient
+
+    runs = {name: caller(engine, estimate) for name, (estimate, _) in estimators().items()}
+    for run in (gradient, *runs.values()):
+        block(run)
+    units, times = [], {name: [] for name in runs}  # type: ignore[var-annotated]
+    for _ in range(BLOCKS):
+        units.append(block(gradient))
+        for name, run in runs.items():
+            times[name].append(block(run))
+    print(f"one lower gradient: {1000 * statistics.median(units):.2f} ms")
+    for name, (_, bound) in estimators().items():
+        ratios = [t / unit for t, unit in zip(times[name], units, strict=True)]
+        limit = "" if bound is None else f"  (bound {bound:g})"
+        print(f"{name:22s} {1000 * statistics.median(times[name]):7.2f} ms  {statistics.median(ratios):6.2f}{limit}")
+    assert vectors.norm(engine.problems["classifier"].theta) > 0
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

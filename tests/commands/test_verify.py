@@ -1,0 +1,56 @@
+"""`mlorun verify` from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlorun.cli import main
+
+SMALL = ["experiment=mwn_digits", "classifier.module.sizes=[64,10]", "--points", "1", "--steps", "3"]
+
+
+@pytest.fixture(autouse=True)
+def in_an_empty_folder(empty_folder: Path) -> Path:
+    return empty_folder
+
+
+def test_a_right_hypergradient_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *SMALL]) == 0
+    text = capsys.readouterr().out
+    assert "reweight <- classifier" in text
+    assert "Identity x ForwardOverReverse" in text
+    assert "1 of 1 bounds hold" in text
+    assert not list(Path().iterdir()), "verify leaves files"
+
+
+def test_a_broken_bound_exits_with_1_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *SMALL, "classifier.hypergradient=darts"]) == 1
+    assert "sees through stop-gradients" in capsys.readouterr().out
+
+
+def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    assert main(["verify", *SMALL, "--all", "--plot", "errors.png"]) == 0
+    text = capsys.readouterr().out
+    for name in ("t1t2", "cg", "unrolled", "exact"):
+        assert f"\n{name} " in text
+    assert Path("errors.png").stat().st_size > 5000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--al"], "--al"),
+        (["--points", "0", "experiment=mwn_digits"], "--points"),
+        (["--all"], "name one"),
+        (["experiment=mwn_digitz"], "mwn_digits"),
+        (["experiment=mwn_mnist_baseline", "data=digits_long_tailed", "classifier.module=mlp_digits"], "differentiates"),
+        (["experiment=mwn_digits", "classifier.warmup_steps=100"], "takes no step"),
+    ],
+)
+def test_a_slip_is_one_screen(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["verify", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert said in error and "Traceback" not in error

@@ -1,0 +1,117 @@
+"""Verifying a program: right estimators pass, wrong ones fail, and nothing is disturbed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+import torch
+
+import mlorun
+from mlorun.core.engine import Engine
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.level import Hypergradient, Level
+from mlorun.hypergradient.vectors import Vector
+from mlorun.verify.program import compare, examine, points
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+SMALL = ["experiment=mwn_digits", "classifier.module.sizes=[64,10]", "engine.train_iters=10"]
+
+
+def engine_of(*overrides: str) -> Engine:
+    return mlorun.build(mlorun.compose([*SMALL, *overrides]))
+
+
+class OffByOnePercent(Hypergradient):
+    """An estimator with a mistake, and with side effects."""
+
+    def __init__(self, right: Hypergradient, engine: Engine) -> None:
+        self.right, self.engine = right, engine
+
+    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
+        parts, carry = self.right(level, v, carry)
+        if v[0].dtype == torch.float32:
+            parts = {name: vectors.scale(part, 1.02) for name, part in parts.items()}
+            with torch.no_grad():
+                self.engine.problems["classifier"].theta[0].add_(1e-6)
+        return parts, carry
+
+
+@pytest.mark.parametrize("option", ["t1t2", "neumann", "cg", "unrolled", "soba", "nystrom"])
+def test_a_right_estimator_agrees_with_its_definition_and_leaves_no_trace(option: str) -> None:
+    found = [examine(step, point) for step, point, _ in points(engine_of(f"classifier.hypergradient={option}"), 2, 10)]
+    assert len(found) == 2
+    for report in found:
+        assert report.holds, report
+        assert all(edge.error < edge.bound for edge in report.edges)
+        assert report.cost.seconds > 0 and report.cost.peak_bytes > 0
+
+
+def test_a_difference_through_a_stop_gradient_fails_and_is_explained() -> None:
+    (_, point, last), = points(engine_of("classifier.hypergradient=darts"), 1, 5)
+    assert last
+    report = examine(1, point)
+    assert not report.holds
+    assert not report.disturbed
+    assert "stop-gradients" in report.explanations[0]
+
+
+def test_a_wrong_number_and_a_side_effect_are_found() -> None:
+    engine = engine_of()
+    classifier = engine.problems["classifier"]
+    assert classifier.hypergradient is not None
+    classifier.hypergradient = OffByOnePercent(classifier.hypergradient, engine)
+    (step, point, _), = points(engine, 1, 3)
+    report = examine(step, point)
+    assert report.edges[0].error == pytest.approx(0.02, rel=0.05)
+    assert not report.edges[0].holds
+    assert "parameters" in report.disturbed
+
+
+def test_an_exact_estimator_is_not_off_exact() -> None:
+    engine = engine_of("classifier.hypergradient=exact", "classifier.hypergradient.solve.damping=0")
+    # the Hessian of a linear classifier with weight decay is positive definite
+    classifier = engine.problems["classifier"]
+    classifier.optimizer.param_groups[0]["weight_decay"] = 0.1
+    (step, point, _), = points(engine, 1, 3)
+    report = examine(step, point)
+    assert report.edges[0].off_exact < 1e-3
+    assert "dense Hessian" in report.references[0]
+
+
+def test_verifying_does_not_change_the_run() -> None:
+    def parameters(examined: bool) -> Vector:
+        engine = engine_of("classifier.hypergradient=cg")
+        if examined:
+            for step, point, _ in points(engine, 3, 10):
+                examine(step, point)
+        engine.run()
+        return vectors.copy(engine.problems["reweight"].theta + engine.problems["classifier"].theta)
+
+    assert all(torch.equal(a, b) for a, b in zip(parameters(True), parameters(False), strict=True))
+
+
+def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
+    engine = engine_of()
+    from mlorun.hypergradient.exact import Exact
+    from mlorun.hypergradient.cross import ForwardOverReverse
+    from mlorun.hypergradient.implicit import Implicit
+    from mlorun.hypergradient.solve import Identity
+
+    def with_solve(solve: Any) -> Mapping[str, Hypergradient]:
+        return {"classifier": Implicit(solve, ForwardOverReverse(), "post")}
+
+    (_, point, _), = points(engine, 1, 3)
+    rows = list(
+        compare(
+            point,
+            {
+                "identity": lambda: with_solve(Identity(1.0)),
+                "too small": lambda: with_solve(Exact(0.0, 10)),
+            },
+        )
+    )
+    assert rows[0].name == "identity" and rows[0].error > 0 and not rows[0].refused
+    assert "too many" in rows[1].refused
