@@ -1,0 +1,78 @@
+"""REINFORCE: the score function, for discrete draws that an upper problem's parameters decide."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from mlorun.errors import ConfigError
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.draws import taped
+from mlorun.hypergradient.level import Hypergradient, Level
+from mlorun.hypergradient.solve import at_least
+from mlorun.hypergradient.trajectory import Keep
+from mlorun.hypergradient.vectors import Vector
+
+
+@dataclass(frozen=True)
+class Rewards:
+    """Running average of F, and how many calls made it."""
+
+    mean: Tensor
+    count: int
+
+
+class Reinforce(Hypergradient):
+    """(F(theta_T) - b) d log p(z) / d lam, z every draw of the inner loop (Williams 1992; for architecture search,
+    Zoph and Le 2017, arXiv:1611.01578).
+
+    baseline   b: "average" is the running average of earlier F; "none" is 0
+    decay      of that average: mean <- decay mean + (1 - decay) F
+
+    A lower loss draws by `mlorun.hypergradient.draws.draw(distribution)`. Unbiased with either baseline, for the
+    average does not know the draws at hand; the first call, which has none yet, is silent: b is F itself.
+    """
+
+    sees = frozenset({"draws"})
+    keeps = Keep(None, "iterates")
+    reads_outer = True
+
+    def __init__(self, baseline: Literal["average", "none"], decay: float) -> None:
+        if baseline not in ("average", "none"):
+            raise ConfigError(f"baseline is {baseline!r}", where="baseline", fix="average or none")
+        at_least("decay", decay, 0)
+        if decay >= 1:
+            raise ConfigError("decay must be below 1", where="decay", seen=f"{decay}")
+        self.baseline = baseline
+        self.decay = decay
+
+    def __call__(self, level: Level, v: Vector, carry: Rewards | None) -> tuple[dict[str, Vector], Rewards]:
+        reward = level.outer(level.theta).detach()
+        score = scores(level)
+        if self.baseline == "none":
+            advantage = reward
+        else:
+            advantage = torch.zeros_like(reward) if carry is None else reward - carry.mean
+        mean = reward if carry is None else self.decay * carry.mean + (1 - self.decay) * reward
+        count = 1 + (carry.count if carry else 0)
+        return {name: vectors.scale(part, advantage) for name, part in score.items()}, Rewards(mean, count)
+
+
+def scores(level: Level) -> dict[str, Vector]:
+    """d/dlam of the log-probability of every draw of the inner loop, by lam. One forward pass an update."""
+    trajectory = level.trajectory
+    total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
+    for t, at in enumerate(trajectory.iterates(0, len(trajectory))):
+        lam = {name: tuple(x.requires_grad_() for x in part) for name, part in trajectory.lam_at(t).items()}
+        with taped() as tape:
+            trajectory.loss(t, at.theta, lam)
+        flat = [x for part in lam.values() for x in part]
+        said = [p for p in tape if p.requires_grad]
+        if not said:
+            continue
+        found = iter(vectors.filled(torch.autograd.grad(torch.stack(said).sum(), flat, allow_unused=True), flat))
+        total = {name: vectors.add(part, tuple(next(found) for _ in part)) for name, part in total.items()}
+    return total
