@@ -17,6 +17,7 @@ from mlorun.core.graph import ProblemGraph
 from mlorun.core.inner_loop import learned_options
 from mlorun.core.problem import Problem
 from mlorun.core.world import Moment, World, cast
+from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report, Values
 from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory
@@ -46,19 +47,16 @@ class Records:
         self._values: dict[str, Vector] = {}
         for name in self._window:
             estimate = world.problems[name].hypergradient
+            if estimate is not None and (estimate.keeps is not None or estimate.follows):
+                _require_plain_steps(world.problems[name])
             if estimate is not None and estimate.keeps is not None:
-                self.keep(name, estimate.keeps)
+                self._keeps[name] = estimate.keeps
         self._reads = {name: graph.read_by(name) for name in self._window}
         self._asked = frozenset(
             upper
             for upper in graph.names
             if any((h := world.problems[n].hypergradient) is not None and h.reads_outer for n in graph.between(upper))
         )
-
-    def keep(self, name: str, what: Keep) -> None:
-        """Record the inner loops of `name` from now on. Raises ConfigError for an optimizer without a known step."""
-        update_of(self._world.problems[name].optimizer)
-        self._keeps[name] = what
 
     def keep_everything(self) -> None:
         """Record from now on what any estimator could ask for; inner loops where the optimizer's step is known."""
@@ -243,6 +241,19 @@ class Records:
             options = {key: value for key, value in group.items() if key != "params"}
             groups |= dict.fromkeys(map(id, group["params"]), options)
         return tuple(groups.get(id(parameter)) for parameter in problem.theta)
+
+
+def _require_plain_steps(problem: Problem) -> None:
+    """Raise ConfigError where an update is not the optimizer's step on the loss's gradient, or that step is unknown."""
+    update_of(problem.optimizer)
+    for hook in ("grad_callback", "param_callback", "custom_optimizer_step"):
+        if getattr(type(problem), hook) is not getattr(Problem, hook):
+            raise ConfigError(
+                f"{type(problem).__name__}.{hook} changes what an update does, so that it cannot be unrolled",
+                where=f"problems.{problem.name}.hypergradient",
+                seen=type(problem.hypergradient).__name__,
+                fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
+            )
 
 
 def _iterate(problem: Problem, copy: bool = False) -> Iterate:

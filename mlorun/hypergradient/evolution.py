@@ -39,7 +39,7 @@ class Evolution(Hypergradient):
 
     def __call__(self, level: Level, v: Vector, carry: int | None) -> tuple[dict[str, Vector], int]:
         count = carry or 0
-        draws = torch.Generator().manual_seed(hash((self.seed, count)) % 2**63)
+        draws = torch.Generator().manual_seed((self.seed * 1_000_003 + count) % 2**63)
         found = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
         for _ in range(self.samples):
             u = {name: _normal(part, draws) for name, part in level.lam.items()}

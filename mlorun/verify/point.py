@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor
 from mlorun.core.adjoint import total
 from mlorun.core.engine import Engine
 from mlorun.core.records import Records
+from mlorun.core.world import cast
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Hypergradient
 from mlorun.hypergradient.vectors import Vector
@@ -56,11 +57,13 @@ class Point:
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
         records = self.engine.records
-        return self._sweep(records, self._pulls(records), estimates, self.carries if carries is None else carries)
+        start = dict(self.carries if carries is None else carries)
+        return self._sweep(records, self._pulls(records), estimates, start)
 
     def reference(self, estimates: Estimates, carries: Carries | None = None) -> Edges:
-        """What these estimators give in float64, parameters, batch and all."""
-        return self._sweep(self.double, self._pulls(self.double), estimates, {} if carries is None else carries)
+        """What these estimators give in float64: parameters, batch, carries and all."""
+        start = {edge: _in_double(carry) for edge, carry in (carries or {}).items()}
+        return self._sweep(self.double, self._pulls(self.double), estimates, start)
 
     def upper_gradient(self, edges: Edges) -> Vector | None:
         """What the edges add to the upper problem's gradient."""
@@ -143,6 +146,17 @@ def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
+
+
+def _in_double(carry: Any) -> Any:
+    """Plain data, tuples and dataclasses of it, with every floating-point tensor in float64."""
+    if isinstance(carry, Tensor):
+        return cast(torch.float64, carry)
+    if isinstance(carry, tuple):
+        return tuple(_in_double(part) for part in carry)
+    if is_dataclass(carry) and not isinstance(carry, type):
+        return replace(carry, **{f.name: _in_double(getattr(carry, f.name)) for f in fields(carry)})
+    return carry
 
 
 def relative_error(got: Vector, wanted: Vector) -> float:

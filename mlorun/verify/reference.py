@@ -6,9 +6,11 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import CentralDifference, DoubleBackward
-from mlorun.hypergradient.exact import Exact
+from mlorun.hypergradient.exact import hessian
 from mlorun.hypergradient.forward import Forward
 from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.indefinite import Minres
@@ -20,6 +22,7 @@ from mlorun.hypergradient.vectors import Vector
 LARGEST_DENSE = 1500  # parameters; above this MINRES stands in for the dense solve
 MOST_ITERATIONS = 300
 UNREACHED = 1e-3
+CUTOFF = 1e-10  # of the largest eigenvalue, below which one counts as 0
 
 
 @dataclass(frozen=True)
@@ -32,13 +35,13 @@ class Definition:
 
 
 def definition(estimate: Hypergradient) -> Definition:
-    """Bounds: 1e-5 for one exact product, 1e-3 for what iterates, 1e-2 for what takes differences of losses."""
+    """Bounds: 1e-5 for one exact product, 1e-3 for unrolled updates, 1e-2 for solves and for differences of losses."""
     if isinstance(estimate, Implicit):
         exact = Implicit(estimate.solve, DoubleBackward(), estimate.at)
         if isinstance(estimate.cross, CentralDifference):
             bound = 1e-2
         else:
-            bound = 1e-5 if isinstance(estimate.solve, Identity) else 1e-3
+            bound = 1e-5 if isinstance(estimate.solve, Identity) else 1e-2
         return Definition(exact, f"{type(estimate.solve).__name__} and double backward in float64", bound)
     if isinstance(estimate, Unrolled | Forward):
         return Definition(Unrolled(getattr(estimate.keeps, "steps", None), "iterates"), "reverse mode in float64", 1e-3)
@@ -46,27 +49,35 @@ def definition(estimate: Hypergradient) -> Definition:
 
 
 class ExactOrFinest(Solve):
-    """H^-1 v, by a dense factorization up to `largest_dense` parameters, else by MINRES. Remembers what it reached."""
+    """The least-squares x of least norm for H x = v: from the dense Hessian's eigenvalues up to `largest_dense`
+    parameters, else by MINRES. Remembers what it reached."""
 
     def __init__(self, largest_dense: int = LARGEST_DENSE, iterations: int = MOST_ITERATIONS) -> None:
-        self._dense = Exact(0.0, largest_dense)
         self._minres = Minres(iterations, 0.0, 1e-12)
         self.largest_dense = largest_dense
+        self.how = ""
         self.residual = math.nan
-        self.dense = True
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
-        self.dense = sum(t.numel() for t in v) <= self.largest_dense
-        solve: Solve = self._dense if self.dense else self._minres
-        x, _ = solve(level, v, None)
+        if sum(t.numel() for t in v) <= self.largest_dense:
+            x = self._dense(level, v)
+        else:
+            x, _ = self._minres(level, v, None)
+            self.how = f"MINRES, {self._minres.iterations} iterations at most"
         self.residual = float(vectors.norm(vectors.add(level.hvp(x), v, alpha=-1.0)) / vectors.norm(v))
         return x, None
+
+    def _dense(self, level: Level, v: Vector) -> Vector:
+        values, basis = torch.linalg.eigh(hessian(level, v, self.largest_dense))
+        kept = values.abs() > CUTOFF * values.abs().max()
+        along = (basis.T @ vectors.flat(v).cpu().double())[kept] / values[kept]
+        self.how = f"dense Hessian of rank {int(kept.sum())} of {len(values)}"
+        return vectors.shaped((basis[:, kept] @ along).to(v[0]), v)
 
     @property
     def said(self) -> str:
         """What it was."""
-        how = "dense Hessian" if self.dense else f"MINRES, {MOST_ITERATIONS} iterations at most"
-        said = f"{how}, float64, residual {self.residual:.0e}"
+        said = f"{self.how}, float64, residual {self.residual:.0e}"
         if self.residual > UNREACHED:
-            said += " (the Hessian is singular or badly conditioned here: the least-squares answer so far)"
+            said += " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
         return said

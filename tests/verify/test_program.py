@@ -50,7 +50,7 @@ def test_a_right_estimator_agrees_with_its_definition_and_leaves_no_trace(option
 
 
 def test_a_difference_through_a_stop_gradient_fails_and_is_explained() -> None:
-    (_, point, last), = points(engine_of("classifier.hypergradient=darts"), 1, 5)
+    _, point, last = next(points(engine_of("classifier.hypergradient=darts"), 1, 5))
     assert last
     report = examine(1, point)
     assert not report.holds
@@ -63,7 +63,7 @@ def test_a_wrong_number_and_a_side_effect_are_found() -> None:
     classifier = engine.problems["classifier"]
     assert classifier.hypergradient is not None
     classifier.hypergradient = OffByOnePercent(classifier.hypergradient, engine)
-    (step, point, _), = points(engine, 1, 3)
+    step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
     assert report.edges[0].error == pytest.approx(0.02, rel=0.05)
     assert not report.edges[0].holds
@@ -75,7 +75,7 @@ def test_an_exact_estimator_is_not_off_exact() -> None:
     # the Hessian of a linear classifier with weight decay is positive definite
     classifier = engine.problems["classifier"]
     classifier.optimizer.param_groups[0]["weight_decay"] = 0.1
-    (step, point, _), = points(engine, 1, 3)
+    step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
     assert report.edges[0].off_exact < 1e-3
     assert "dense Hessian" in report.references[0]
@@ -103,7 +103,7 @@ def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     def with_solve(solve: Any) -> Mapping[str, Hypergradient]:
         return {"classifier": Implicit(solve, ForwardOverReverse(), "post")}
 
-    (_, point, _), = points(engine, 1, 3)
+    _, point, _ = next(points(engine, 1, 3))
     rows = list(
         compare(
             point,

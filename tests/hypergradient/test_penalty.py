@@ -1,0 +1,136 @@
+"""F2SA and BOME: the bias of the first, the formula of the second, and where both end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from torch import Tensor
+
+from mlorun.core.engine import Engine
+from mlorun.core.plan import Action
+from mlorun.errors import ConfigError
+from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.penalty import BOME, F2SA, Copy
+from mlorun.run.device import Precision
+from mlorun.verify.oracles import CASES, Case, quadratic
+from mlorun.verify.suite import hypergradient, relative
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
+
+
+def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
+    case = quadratic()
+    gammas = (1e2, 1e3, 1e4)
+    errors = [
+        relative(hypergradient(case, lambda gamma=gamma: F2SA(gamma, 0.0, 600, 0.3)), case.exact())  # type: ignore[misc]
+        for gamma in gammas
+    ]
+    slopes = [math.log10(after / before) for before, after in zip(errors, errors[1:], strict=False)]
+    assert slopes == pytest.approx([-1.0, -1.0], abs=0.05)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_f2sa_with_a_large_gamma_is_nearly_exact_at_any_depth(case: str) -> None:
+    oracle = CASES[case]()
+    assert relative(hypergradient(oracle, lambda: F2SA(1e4, 0.0, 1500, 0.03)), oracle.exact()) < 1e-2
+
+
+def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) -> Engine:
+    return Engine(
+        case.problems(make, lr), case.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10**6
+    )
+
+
+def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
+    case = quadratic()
+    engine = engine_of(case, lambda: F2SA(10.0, 5.0, 1, 0.1))
+    engine.execute(Action("low", starts=True))
+    engine.execute(Action("up"))
+    first = engine.adjoint.carries["up", "low"]
+    assert isinstance(first, Copy) and first.count == 1
+    engine.execute(Action("low"))
+    engine.execute(Action("up"))
+    second = engine.adjoint.carries["up", "low"]
+    assert isinstance(second, Copy) and second.count == 2
+    assert not torch.equal(first.y[0], second.y[0])
+
+
+def test_one_call_of_bome_is_its_formula() -> None:
+    """L = theta'A theta / 2 + lam'C theta + a'theta: every derivative is written out."""
+    case = quadratic()
+    eta, rate = 0.5, 0.1
+    a, c, lam, z = case.hessians["low"], case.cross["low"]["up"], case.points["up"], case.points["low"]
+
+    def grad_f(theta: Tensor) -> tuple[Tensor, Tensor]:
+        leaves = {"up": lam.clone().requires_grad_(), "low": theta.clone().requires_grad_()}
+        on_lam, on_theta = torch.autograd.grad(case.losses["up"](leaves), (leaves["up"], leaves["low"]))
+        return on_theta, on_lam
+
+    def multiplier(y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        q_theta, q_lam = a @ (y - z), c @ (y - z)  # the gradient of L vanishes at z, its optimum
+        f_theta, f_lam = grad_f(y)
+        square = q_theta @ q_theta + q_lam @ q_lam
+        m = torch.clamp(eta - (f_theta @ q_theta + f_lam @ q_lam) / square, min=0) if square > 0 else torch.zeros(())
+        return m, q_theta, q_lam
+
+    y = z
+    for _ in range(3):
+        m, q_theta, _ = multiplier(y)
+        y = y - rate * (grad_f(y)[0] + m * q_theta)
+    m, _, q_lam = multiplier(y)
+    wanted = grad_f(z)[1] + m * q_lam + grad_f(y)[1] - grad_f(z)[1]
+    assert relative(hypergradient(case, lambda: BOME(eta, 3, rate)), wanted) < 1e-10
+
+
+@pytest.mark.parametrize(
+    ("make", "bound"),
+    [(lambda: F2SA(100.0, 0.0, 5, 0.3), 0.03), (lambda: BOME(0.5, 5, 0.02), 0.05)],
+)
+def test_a_whole_run_ends_at_the_bilevel_optimum(make: Callable[[], Hypergradient], bound: float) -> None:
+    case = quadratic()
+    a, c = case.hessians["low"], case.cross["low"]["up"]
+
+    def value(lam: Tensor) -> Tensor:
+        offset = a @ case.points["low"] + c.T @ case.points["up"]  # -a of the oracle
+        return case.losses["up"]({"up": lam, "low": torch.linalg.solve(a, offset - c.T @ lam)})
+
+    zero = torch.zeros(3)
+    best = -torch.linalg.solve(
+        torch.autograd.functional.hessian(value, zero), torch.autograd.functional.jacobian(value, zero)
+    )
+    engine = engine_of(case, make, lr=0.3)
+    for group in engine.problems["up"].optimizer.param_groups:
+        group["lr"] = 0.01
+    for _ in range(400):
+        for index in range(5):
+            engine.execute(Action("low", starts=index == 0))
+        engine.execute(Action("up"))
+    found = next(engine.problems["up"].module.parameters()).detach()
+    assert relative(found, best) < bound < relative(case.points["up"], best)
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: F2SA(0.0, 0.0, 1, 0.1), "gamma"),
+        (lambda: F2SA(1.0, -1.0, 1, 0.1), "growth"),
+        (lambda: F2SA(1.0, 0.0, 0, 0.1), "steps"),
+        (lambda: BOME(0.0, 1, 0.1), "eta"),
+        (lambda: BOME(1.0, 1, "fast"), "rate"),  # type: ignore[arg-type]
+        (lambda: BOME(1.0, 1, -0.1), "rate"),
+    ],
+)
+def test_an_option_out_of_bounds_is_refused_by_name(build: Callable[[], Hypergradient], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        build()

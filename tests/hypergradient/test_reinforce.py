@@ -1,0 +1,160 @@
+"""REINFORCE: Bernoulli gates whose expectation can be enumerated, and a policy that learns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import product
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.distributions import Bernoulli, Categorical
+
+from mlorun.core.engine import Engine
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Action, Pace
+from mlorun.core.problem import Problem
+from mlorun.errors import ConfigError, GraphError
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.draws import draw
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.reinforce import Reinforce
+from mlorun.hypergradient.solve import Identity
+from mlorun.run.device import Precision
+from mlorun.verify.oracles import Point
+
+CPU = torch.device("cpu")
+GATES, LR, TARGET = 3, 0.5, 1.0
+PULL = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def float64() -> Iterator[None]:
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(before)
+
+
+class Gated(Problem):
+    """One step of gradient descent towards the sum of the open gates, from 0."""
+
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        mask = draw(Bernoulli(logits=self.policy.module.row))
+        return (self.module.row - mask @ PULL).square().sum() / 2
+
+
+class Policy(Problem):
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        return (self.lower.module.row - TARGET).square().sum()
+
+
+def program(estimate: Hypergradient) -> Engine:
+    logits = torch.tensor([0.3, -0.2, 0.1])
+    policy = Policy(name="policy", module=Point(logits), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    lower = Gated(
+        name="lower",
+        module=Point(torch.zeros(1)),
+        optimizer=lambda p: torch.optim.SGD(p, lr=LR),
+        hypergradient=estimate,
+    )
+    graph = ProblemGraph.build(["policy", "lower"], {"policy": ["lower"]})
+    return Engine([policy, lower], graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10)
+
+
+def gradients(estimate: Hypergradient, count: int) -> Tensor:
+    engine = program(estimate)
+    found: list[Tensor] = []
+    policy, lower = engine.problems["policy"], engine.problems["lower"]
+    policy.grad_callback = lambda: found.append(policy.module.row.grad.clone())  # type: ignore[method-assign]
+    for _ in range(count):
+        with torch.no_grad():
+            lower.module.row.zero_()
+        engine.execute(Action("lower", starts=True))
+        engine.execute(Action("policy"))
+    return torch.stack(found)
+
+
+def expectation(logits: Tensor) -> Tensor:
+    """E[F] over all masks."""
+    p = logits.sigmoid()
+    total = torch.zeros(())
+    for bits in product((0.0, 1.0), repeat=GATES):
+        mask = torch.tensor(bits)
+        chance = torch.where(mask > 0, p, 1 - p).prod()
+        total = total + chance * (LR * (mask @ PULL) - TARGET).square()
+    return total
+
+
+@pytest.mark.parametrize("baseline", ["none", "average"])
+def test_the_mean_over_many_draws_is_the_enumerated_gradient_within_three_sigma(baseline: str) -> None:
+    logits = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
+    (wanted,) = torch.autograd.grad(expectation(logits), logits)
+    found = gradients(Reinforce(baseline, 0.9), 4000)[1:]  # type: ignore[arg-type]
+    sigma = found.std(dim=0) / len(found) ** 0.5
+    assert ((found.mean(dim=0) - wanted).abs() < 3 * sigma).all()
+    assert (wanted.abs() > 2 * sigma).any(), "too noisy to tell anything"
+
+
+def test_the_baseline_lowers_the_variance() -> None:
+    plain = gradients(Reinforce("none", 0.9), 500)[1:].var(dim=0).sum()
+    centred = gradients(Reinforce("average", 0.9), 500)[1:].var(dim=0).sum()
+    assert centred < 0.7 * plain
+
+
+def test_an_edge_of_draws_alone_is_accepted_with_reinforce_and_refused_with_t1t2() -> None:
+    program(Reinforce("none", 0.9)).probe()
+    with pytest.raises(GraphError, match="draws alone") as error:
+        program(Implicit(Identity(1.0), ForwardOverReverse(), "post")).probe()
+    assert "reinforce" in str(error.value.fix)
+
+
+class Chooser(Problem):
+    """Trains towards one of three targets, whichever the policy draws."""
+
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        choice = draw(Categorical(logits=self.policy.module.row))
+        return (self.module.row - torch.tensor([0.0, 1.0, 2.0])[choice]).square().sum() / 2
+
+
+def test_a_policy_learns_to_draw_the_good_option() -> None:
+    policy = Policy(name="policy", module=Point(torch.zeros(3)), optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    lower = Chooser(
+        name="lower",
+        module=Point(torch.zeros(1)),
+        optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
+        hypergradient=Reinforce("average", 0.9),
+        pace=Pace(unroll_steps=3),
+    )
+    graph = ProblemGraph.build(["policy", "lower"], {"policy": ["lower"]})
+    engine = Engine([policy, lower], graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1500)
+    engine.run()
+    assert policy.module.row.detach().softmax(dim=0)[1] > 0.8
+
+
+@pytest.mark.parametrize(
+    ("build", "name"),
+    [
+        (lambda: Reinforce("mean", 0.9), "baseline"),  # type: ignore[arg-type]
+        (lambda: Reinforce("average", 1.0), "decay"),
+        (lambda: Reinforce("average", -0.1), "decay"),
+    ],
+)
+def test_an_option_out_of_bounds_is_refused_by_name(build: Callable[[], Hypergradient], name: str) -> None:
+    with pytest.raises(ConfigError, match=name):
+        build()
+
+
+def test_the_policy_is_a_module_like_any_other() -> None:
+    assert isinstance(program(Reinforce("none", 0.9)).problems["policy"].module, nn.Module)
