@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -22,7 +23,9 @@ class SgdHyperparameters(nn.Module):
         super().__init__()
         for name, value in (("lr", lr), ("weight_decay", weight_decay)):
             if not value > 0:
-                raise ConfigError(f"{name} must be positive: it is learned by its logarithm", where=name, seen=f"{value}")
+                raise ConfigError(
+                    f"{name} must be positive: it is learned by its logarithm", where=name, seen=f"{value}"
+                )
         if not 0 < momentum < 1:
             raise ConfigError("momentum must lie in (0, 1)", where="momentum", seen=f"{momentum}")
         self.log_lr = nn.Parameter(torch.tensor(math.log(lr)))
@@ -55,5 +58,9 @@ class Tuner(Problem):
         return {
             "loss": F.cross_entropy(outputs, labels),
             "accuracy": lambda: accuracy(outputs, labels),
-            **{name: lambda name=name: self.module.options()[name] for name in ("lr", "momentum", "weight_decay")},
+            **{name: partial(self._option, name) for name in ("lr", "momentum", "weight_decay")},
         }
+
+    def _option(self, name: str) -> Tensor:
+        options: dict[str, Tensor] = self.module.options()  # type: ignore[operator]
+        return options[name]

@@ -15,6 +15,7 @@ LAYERS = (
     ("cli", "__main__"),
     ("commands",),
     ("assemble",),
+    ("verify",),
     ("loggers", "core"),
     ("run", "data", "config", "report"),
     ("hypergradient",),

@@ -107,9 +107,7 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     return 1 if broken or disturbed else 0
 
 
-def _estimators(
-    overrides: Sequence[str], point: Point
-) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:
+def _estimators(overrides: Sequence[str], point: Point) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:
     """Every option of the hypergradient group, put on every lower problem of this point."""
     from omegaconf import OmegaConf
 

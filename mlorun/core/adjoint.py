@@ -24,7 +24,8 @@ from mlorun.core.graph import ProblemGraph
 from mlorun.core.problem import Problem
 from mlorun.core.records import Records
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient, Outer, Values
+from mlorun.hypergradient.level import Hypergradient, Outer
+from mlorun.hypergradient.trajectory import Values
 from mlorun.hypergradient.vectors import Vector
 
 # what an estimator moves by evaluating losses inside is put back at the end
@@ -76,12 +77,9 @@ class Adjoint:
         numbers = None if self.numbers is None else self.numbers.setdefault(upper, {})
         parts = self.sweep(upper, v, numbers)
         indirect = total(parts, upper)
-        if indirect is None:
-            gradient = direct
-        else:
-            gradient = vectors.add(direct, indirect, alpha=1.0 if scale is None else scale)
+        one = 1.0 if scale is None else scale
+        gradient = direct if indirect is None else vectors.add(direct, indirect, alpha=one)
         if numbers is not None:
-            one = 1.0 if scale is None else scale
             numbers["direct_norm"] = vectors.norm(direct) / one
             numbers["indirect_norm"] = vectors.norm(indirect or vectors.zeros_like(direct))
             if upper in self._previous:
@@ -113,7 +111,7 @@ class Adjoint:
         carries: MutableMapping[tuple[str, str], Any] | None = None,
         records: Records | None = None,
     ) -> dict[tuple[str, str], Vector]:
-        """What each edge adds: {(node, name): -B_{node, name} H_node^-1 v_node} for every problem `name` that node reads.
+        """What each edge adds: {(node, name): -B_{node, name} H_node^-1 v_node} for every `name` that node reads.
 
         pulls       dF/dtheta_n of the problems that F reads
         estimates   instead of the problems' own hypergradients; likewise carries and records
@@ -144,7 +142,7 @@ class Adjoint:
         return edges
 
     def choices(self) -> dict[str, str]:
-        """What every edge that has been used really uses: {"reweight <- classifier": "Identity x ForwardOverReverse"}."""
+        """What every edge really uses so far: {"reweight <- classifier": "Identity x ForwardOverReverse"}."""
         found = {}
         for (upper, node), carry in self.carries.items():
             estimate = self._problems[node].hypergradient

@@ -106,8 +106,8 @@ class Problem(ABC):
     def optimizer_options(self) -> Mapping[str, Tensor]:
         """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, () each.
 
-        Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the optimizer
-        has it. `unrolled`, `forward` and `evolution` differentiate through them.
+        Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the
+        optimizer has it. `unrolled`, `forward` and `evolution` differentiate through them.
         """
         return {}
 

@@ -19,8 +19,8 @@ from mlorun.core.problem import Problem
 from mlorun.core.world import Moment, World, cast
 from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report, Values
-from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory
+from mlorun.hypergradient.level import Hypergradient, Level, Outer, Report
+from mlorun.hypergradient.trajectory import Iterate, Keep, Step, Trajectory, Values
 from mlorun.hypergradient.updates import UPDATES, precondition, update_of
 from mlorun.hypergradient.vectors import Vector
 

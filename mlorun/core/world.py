@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from mlorun.core.problem import Problem, loss_of
 from mlorun.data.batches import map_tensors
 from mlorun.errors import GraphError
-from mlorun.hypergradient.level import Values
+from mlorun.hypergradient.trajectory import Values
 from mlorun.hypergradient.vectors import Vector
 
 # a place that holds a tensor: a module's _parameters or _buffers, and the key in it

@@ -10,7 +10,7 @@ from mlorun.hypergradient.vectors import Vector
 
 
 class FirstOrder(Hypergradient):
-    """g = dF/dlam: nothing flows through this problem (first-order MAML and DARTS, arXiv:1803.02999, arXiv:1806.09055)."""
+    """g = dF/dlam: nothing flows through this problem (first-order DARTS, Liu et al. 2019, arXiv:1806.09055)."""
 
     sees = frozenset(get_args(Channel))
 

@@ -1,4 +1,4 @@
-"""Forward mode: d theta_t / d lam carried along with training, for a few hyperparameters and inner loops of any length."""
+"""Forward mode: d theta_t / d lam carried along with training, for a few hyperparameters and loops of any length."""
 
 from __future__ import annotations
 
@@ -85,7 +85,9 @@ def push(update: Trajectory, tangents: Tangents) -> Tangents:
             curved = _pull(slopes, theta, tuple(row.theta[i] for i in read))
             moved = vectors.add(tuple(curved[i] for i in read), next(mixed))
             change = dict(zip(read, moved, strict=True))
-            after.append(_along(update, at, gradient, values, row, change, dict(zip(learned, next(turned), strict=True))))
+            after.append(
+                _along(update, at, gradient, values, row, change, dict(zip(learned, next(turned), strict=True)))
+            )
         found[name] = tuple(after)
     return Tangents(found)
 
@@ -140,19 +142,23 @@ def _along(
     parameter, `turned` in the learned options."""
     load_rules()
     with torch.no_grad(), forward_ad.dual_level():
-        dual = forward_ad.make_dual
-        theta = tuple(dual(t.detach(), dt) for t, dt in zip(at.theta, row.theta, strict=True))
+        theta = tuple(_dual(t, dt) for t, dt in zip(at.theta, row.theta, strict=True))
         state = tuple(
-            {k: x if k in COUNTERS else dual(x.detach(), d.get(k, torch.zeros_like(x))) for k, x in entry.items()}
+            {k: x if k in COUNTERS else _dual(x, d.get(k, torch.zeros_like(x))) for k, x in entry.items()}
             for entry, d in zip(at.state, row.state, strict=True)
         )
-        slopes = tuple(None if g is None else dual(g.detach(), change[i]) for i, g in enumerate(gradient))
-        options = {key: dual(value, turned[key]) for key, value in learned.items()}
+        slopes = tuple(None if g is None else _dual(g, change[i]) for i, g in enumerate(gradient))
+        options = {key: _dual(value, turned[key]) for key, value in learned.items()}
         after = update.apply(0, Iterate(theta, state), slopes, options)
         return Iterate(
             tuple(_tangent(t) for t in after.theta),
             tuple({k: _tangent(x) for k, x in entry.items() if k not in COUNTERS} for entry in after.state),
         )
+
+
+def _dual(x: Tensor, along: Tensor) -> Tensor:
+    dual: Tensor = forward_ad.make_dual(x.detach(), along)
+    return dual
 
 
 def _tangent(x: Tensor) -> Tensor:

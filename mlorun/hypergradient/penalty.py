@@ -61,9 +61,9 @@ class F2SA(Hypergradient):
 
 
 class BOME(Hypergradient):
-    """m (dL/dlam(y) - dL/dlam(z)) + dF/dlam(y) - dF/dlam(z), m by a dynamic barrier (Liu et al. 2022, arXiv:2209.08709).
+    """m (dL/dlam(y) - dL/dlam(z)) + dF/dlam(y) - dF/dlam(z), m by a barrier (Liu et al. 2022, arXiv:2209.08709).
 
-    With q(lam, y) = L(lam, y) - L(lam, z): m = max(0, eta - <grad F, grad q> / norm(grad q)^2), over lam and y together;
+    With q(lam, y) = L(lam, y) - L(lam, z): m = max(0, eta - <grad F, grad q> / norm(grad q)^2) over lam and y at once;
     and y <- y - rate (dF/dy + m dq/dy).
 
     eta     q is to fall at least as fast as eta norm(grad q)^2

@@ -35,8 +35,8 @@ class Tangents(TorchFunctionMode):
 
     torch.no_grad does not stop tangents by itself, so a loss that stops gradients with it would be differentiated
     through. And where one operand of an elementwise operation has no tangent, torch works the result's shape out in
-    Python, a quarter of a millisecond each time; a tangent of zeros goes the quick way. A linear layer's own rule copies the
-    weights' tangent to another layout; two plain layers do not.
+    Python, a quarter of a millisecond each time; a tangent of zeros goes the quick way. A linear layer's own rule
+    copies the weights' tangent to another layout; two plain layers do not.
     """
 
     def __torch_function__(
@@ -82,4 +82,5 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         tangent = dbias.expand_as(out)
     else:
         return out
-    return forward_ad.make_dual(out, tangent)
+    dual: Tensor = forward_ad.make_dual(out, tangent)
+    return dual

@@ -12,7 +12,7 @@ from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import ALL_BUT_DRAWS, Hypergradient, Level
 from mlorun.hypergradient.solve import at_least
-from mlorun.hypergradient.trajectory import Iterate, Keep, Trajectory
+from mlorun.hypergradient.trajectory import Iterate, Keep, Learned, Trajectory
 from mlorun.hypergradient.updates import State
 from mlorun.hypergradient.vectors import Vector
 
@@ -60,51 +60,60 @@ def reverse(trajectory: Trajectory, v: Vector) -> dict[str, Vector]:
     for start, stop in reversed(trajectory.segments()):
         iterates = trajectory.iterates(start, stop)
         for t in reversed(range(max(start, trajectory.first), stop)):
-            p, on_lam, on_options = pull_back(trajectory, t, iterates.pop(), p, learned)
-            total = {name: vectors.add(x, on_lam[name]) for name, x in total.items()}
+            p, on_lam, on_options = Pullback(trajectory, t, iterates.pop(), learned)(p)
+            total = added(total, on_lam)
             on_learned = {k: x + on_options[k] for k, x in on_learned.items()}
-    for outputs, cotangents in (
-        (trajectory.start(trajectory.lam) if trajectory.first == 0 else None, p.theta),
-        (tuple(trajectory.learned(trajectory.lam).values()), tuple(on_learned.values())),
-    ):
-        if outputs:
-            part = through(outputs, trajectory.lam, cotangents)
-            total = {name: vectors.add(x, part[name]) for name, x in total.items()}
-    return total
+    total = decided(trajectory, total, on_learned)
+    origin = trajectory.start(trajectory.lam) if trajectory.first == 0 else None
+    return total if origin is None else added(total, through(origin, trajectory.lam, p.theta))
 
 
-def pull_back(
-    trajectory: Trajectory, t: int, at: Iterate, p: Iterate, learned: Mapping[str, Tensor]
-) -> tuple[Iterate, dict[str, Vector], dict[str, Tensor]]:
-    """p^T dPhi_t, as cotangents of the iterate, of lam and of the learned options. One gradient and its pull-back."""
-    lam = {name: tuple(x.requires_grad_() for x in vector) for name, vector in trajectory.lam_at(t).items()}
-    theta = tuple(x.detach().requires_grad_() for x in at.theta)
-    state = tuple(
-        {k: x.detach() if k in COUNTERS else x.detach().requires_grad_() for k, x in entry.items()}
-        for entry in at.state
-    )
-    gradient = trajectory.gradient(t, theta, lam, create_graph=True)
-    with torch.enable_grad():
-        after = trajectory.apply(t, Iterate(theta, state), gradient, learned)
-    outputs, cotangents = [], []
-    for x, c in zip(after.theta, p.theta, strict=True):
-        outputs.append(x)
-        cotangents.append(c)
-    for entry, wanted in zip(after.state, p.state, strict=True):
-        for key, c in wanted.items():
-            outputs.append(entry[key])
-            cotangents.append(c)
-    flat_state = [(i, k, x) for i, entry in enumerate(state) for k, x in entry.items() if k not in COUNTERS]
-    flat_lam = [x for vector in lam.values() for x in vector]
-    inputs = [*theta, *(x for _, _, x in flat_state), *learned.values(), *flat_lam]
-    found = iter(_vjp(outputs, inputs, cotangents))
-    on_theta = tuple(next(found) for _ in theta)
-    on_state: list[State] = [{} for _ in theta]
-    for i, key, _ in flat_state:
-        on_state[i][key] = next(found)
-    on_options = {key: next(found) for key in learned}
-    on_lam = {name: tuple(next(found) for _ in vector) for name, vector in lam.items()}
-    return Iterate(on_theta, tuple(on_state)), on_lam, on_options
+class Pullback:
+    """Update t around one iterate: its derivative's transpose, for any number of cotangents. One gradient, built once."""
+
+    def __init__(self, trajectory: Trajectory, t: int, at: Iterate, learned: Learned) -> None:
+        self._lam = {name: tuple(x.requires_grad_() for x in part) for name, part in trajectory.lam_at(t).items()}
+        self._learned = learned
+        self._theta = tuple(x.detach().requires_grad_() for x in at.theta)
+        self._state = tuple(
+            {k: x.detach() if k in COUNTERS else x.detach().requires_grad_() for k, x in entry.items()}
+            for entry in at.state
+        )
+        gradient = trajectory.gradient(t, self._theta, self._lam, create_graph=True)
+        with torch.enable_grad():
+            self._after = trajectory.apply(t, Iterate(self._theta, self._state), gradient, learned)
+
+    def __call__(self, p: Iterate, *, again: bool = False) -> tuple[Iterate, dict[str, Vector], dict[str, Tensor]]:
+        """p^T dPhi_t: cotangents of the iterate, of lam, and of the learned options. `again`: there will be more calls."""
+        outputs, cotangents = [*self._after.theta], [*p.theta]
+        for entry, wanted in zip(self._after.state, p.state, strict=True):
+            for key, c in wanted.items():
+                outputs.append(entry[key])
+                cotangents.append(c)
+        places = [(i, k, x) for i, entry in enumerate(self._state) for k, x in entry.items() if k not in COUNTERS]
+        flat_lam = [x for part in self._lam.values() for x in part]
+        inputs = [*self._theta, *(x for _, _, x in places), *self._learned.values(), *flat_lam]
+        found = iter(_vjp(outputs, inputs, cotangents, again=again))
+        on_theta = tuple(next(found) for _ in self._theta)
+        on_state: list[State] = [{} for _ in self._theta]
+        for i, key, _ in places:
+            on_state[i][key] = next(found)
+        on_learned = {key: next(found) for key in self._learned}
+        on_lam = {name: tuple(next(found) for _ in part) for name, part in self._lam.items()}
+        return Iterate(on_theta, tuple(on_state)), on_lam, on_learned
+
+
+def decided(trajectory: Trajectory, total: dict[str, Vector], on_learned: Mapping[str, Tensor]) -> dict[str, Vector]:
+    """`total`, and what comes by the learned options, whose cotangents are given."""
+    learned = trajectory.learned(trajectory.lam)
+    if not learned:
+        return total
+    return added(total, through(tuple(learned.values()), trajectory.lam, [on_learned[key] for key in learned]))
+
+
+def added(x: Mapping[str, Vector], y: Mapping[str, Vector]) -> dict[str, Vector]:
+    """The sum, lam by lam."""
+    return {name: vectors.add(part, y[name]) for name, part in x.items()}
 
 
 def through(outputs: Sequence[Tensor], lam: Mapping[str, Vector], cotangents: Sequence[Tensor]) -> dict[str, Vector]:
@@ -114,9 +123,11 @@ def through(outputs: Sequence[Tensor], lam: Mapping[str, Vector], cotangents: Se
     return {name: tuple(next(found) for _ in vector) for name, vector in lam.items()}
 
 
-def _vjp(outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor]) -> Vector:
+def _vjp(
+    outputs: Sequence[Tensor], inputs: Sequence[Tensor], cotangents: Sequence[Tensor], *, again: bool = False
+) -> Vector:
     reached = [(y, c) for y, c in zip(outputs, cotangents, strict=True) if y.requires_grad]
     if not reached or not inputs:
         return vectors.zeros_like(inputs)
     ys, cs = zip(*reached, strict=True)
-    return vectors.filled(torch.autograd.grad(ys, inputs, cs, allow_unused=True), inputs)
+    return vectors.filled(torch.autograd.grad(ys, inputs, cs, allow_unused=True, retain_graph=again), inputs)

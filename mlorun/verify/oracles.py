@@ -18,6 +18,7 @@ from mlorun.core.problem import Problem
 from mlorun.hypergradient.level import Hypergradient
 
 Matrix = Tensor
+Loss = Callable[[Tensor], Tensor]
 SolveOn = Callable[[Matrix, Tensor], Tensor]  # (H, v) to about H^-1 v
 
 
@@ -98,7 +99,8 @@ class Case:
 def _definite(size: int, seed: int) -> Matrix:
     draw = torch.Generator().manual_seed(seed)
     basis = torch.linalg.qr(torch.randn(size, size, generator=draw)).Q
-    return basis @ torch.diag(torch.linspace(0.5, 3, size)) @ basis.T
+    matrix: Matrix = basis @ torch.diag(torch.linspace(0.5, 3, size)) @ basis.T
+    return matrix
 
 
 def _random(seed: int, *shape: int) -> Tensor:
@@ -285,7 +287,7 @@ def minimum(case: Case, upper: Tensor) -> dict[str, Tensor]:
             continue
         for _ in range(30):
             row = points[name].detach().requires_grad_()
-            loss = lambda r, name=name: case.losses[name]({**points, name: r})  # noqa: E731
+            loss: Loss = lambda r, name=name: case.losses[name]({**points, name: r})  # type: ignore[misc]  # noqa: E731
             (gradient,) = torch.autograd.grad(loss(row), row)
             if gradient.norm() < 1e-13:
                 break

@@ -26,7 +26,7 @@ def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
     for row in rows:
-        if row.refused or not row.error > 0:
+        if row.cost is None or not row.error > 0:
             continue
         axes.scatter(1000 * row.cost.seconds, row.error, s=24, color="tab:blue")
         axes.annotate(

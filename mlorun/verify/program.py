@@ -17,8 +17,8 @@ from mlorun.verify.point import Carries, Cost, Edges, Point, cosine, relative_er
 from mlorun.verify.reference import Definition, ExactOrFinest, definition
 
 STOP_GRADIENT = (
-    "A difference of the loss sees through stop-gradients (detach, no_grad) in the lower loss: it is not the derivative "
-    "of the update there. t1t2 is"
+    "a difference of the loss sees through stop-gradients (detach, no_grad) in the lower loss, where it is not the "
+    "derivative of the update; t1t2 is"
 )
 
 
@@ -71,7 +71,7 @@ class Comparison:
     error: float = math.nan
     cosine: float = math.nan
     norm: float = math.nan
-    cost: Cost = Cost(math.nan, 0)
+    cost: Cost | None = None
     refused: str = ""
 
 
@@ -128,7 +128,9 @@ def examine(step: int, point: Point) -> PointReport:
         for (node, to), part in got.items()
     )
     blind = {e.lower for e in edges if not e.holds and _takes_differences(problems[e.lower].hypergradient)}
-    references = [f"{node}: {definitions[node].what}; exact: {finest[node].said}" for node in point.nodes if node in finest]
+    references = [
+        f"{node}: {definitions[node].what}; exact: {finest[node].said}" for node in point.nodes if node in finest
+    ]
     return PointReport(
         step,
         point.upper,

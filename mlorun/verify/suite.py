@@ -26,6 +26,7 @@ from mlorun.hypergradient.penalty import F2SA
 from mlorun.hypergradient.sama import Sama
 from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
 from mlorun.hypergradient.unrolled import Unrolled
+from mlorun.hypergradient.update_map import UpdateMap
 from mlorun.hypergradient.warm_step import WarmStep
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, maml
@@ -69,12 +70,15 @@ def series(terms: int) -> SolveOn:
 
     def solve(h: Tensor, v: Tensor) -> Tensor:
         eye = torch.eye(len(h))
-        return torch.linalg.solve(h, (eye - torch.linalg.matrix_power(eye - LR * h, terms)) @ v)
+        x: Tensor = torch.linalg.solve(h, (eye - torch.linalg.matrix_power(eye - LR * h, terms)) @ v)
+        return x
 
     return solve
 
 
-def implicit(solve: Callable[[], Solve], cross: Callable[[], Cross] = ForwardOverReverse) -> Callable[[], Hypergradient]:
+def implicit(
+    solve: Callable[[], Solve], cross: Callable[[], Cross] = ForwardOverReverse
+) -> Callable[[], Hypergradient]:
     return lambda: Implicit(solve(), cross(), "post")
 
 
@@ -92,23 +96,18 @@ ENTRIES: Mapping[str, Entry] = {
     "sama": Entry(implicit(Sama, central), by_lr, bounds(1e-5, 1e-2)),
     "neumann": Entry(implicit(lambda: Neumann(STEPS - 1, LR)), series(STEPS), bounds(1e-10, 1e-4)),
     "fixed_point": Entry(implicit(lambda: FixedPoint(STEPS - 1)), series(STEPS), bounds(1e-10, 1e-4)),
+    "update_map": Entry(lambda: UpdateMap(STEPS - 1), series(STEPS), bounds(1e-10, 1e-4)),
     "unrolled": Entry(lambda: Unrolled(None, "sqrt"), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
     "truncated": Entry(lambda: Unrolled(3, "iterates"), series(3), bounds(1e-8, 1e-4)),
     "forward": Entry(lambda: Forward(50), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
-    "cg": Entry(
-        implicit(lambda: ConjugateGradient(30, 0.0, 1e-14, False)), torch.linalg.solve, bounds(1e-8, 1e-3)
-    ),
+    "cg": Entry(implicit(lambda: ConjugateGradient(30, 0.0, 1e-14, False)), torch.linalg.solve, bounds(1e-8, 1e-3)),
     "minres": Entry(implicit(lambda: Minres(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-3)),
-    "normal_cg": Entry(
-        implicit(lambda: NormalConjugateGradient(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-2)
-    ),
+    "normal_cg": Entry(implicit(lambda: NormalConjugateGradient(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-2)),
     "nystrom": Entry(implicit(lambda: Nystrom(5, 1e-7, 0)), torch.linalg.solve, bounds(1e-6, None)),
     "soba": Entry(implicit(lambda: WarmStep(0.03, 1500)), torch.linalg.solve, bounds(1e-8, None)),
     "exact": Entry(implicit(lambda: Exact(0.0, 100), DoubleBackward), torch.linalg.solve, bounds(1e-8, 1e-4)),
     "f2sa": Entry(lambda: F2SA(1e4, 0.0, 1500, 0.03), torch.linalg.solve, bounds(1e-2, None)),
-    "evolution": Entry(
-        lambda: Evolution(SAMPLES, 1e-3, 0), series(STEPS), bounds(SAMPLING, None), (*CASES, "Q6 MAML")
-    ),
+    "evolution": Entry(lambda: Evolution(SAMPLES, 1e-3, 0), series(STEPS), bounds(SAMPLING, None), (*CASES, "Q6 MAML")),
 }
 
 

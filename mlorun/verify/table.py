@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -10,8 +11,8 @@ from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from mlorun.verify.program import Comparison, PointReport
 from mlorun.verify import suite
+from mlorun.verify.program import Comparison, PointReport
 from mlorun.verify.suite import Found
 
 WIDTH = 130  # of a table that goes to a file or a pipe
@@ -76,8 +77,8 @@ def point_parts(report: PointReport) -> Iterable[RenderableType]:
 def comparison_table(rows: Sequence[Comparison], unit: float) -> Table:
     """A row an estimator, quickest first; `unit` is the seconds of one lower gradient."""
     table = _table("estimator", "off exact", "cosine", "norm", "ms", "lower gradients", "MB")
-    for row in sorted(rows, key=lambda row: (bool(row.refused), row.cost.seconds)):
-        if row.refused:
+    for row in sorted(rows, key=lambda row: row.cost.seconds if row.cost else math.inf):
+        if row.cost is None:
             table.add_row(row.name, Text(row.refused, style="dim"))
             continue
         table.add_row(

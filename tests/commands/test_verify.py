@@ -46,7 +46,10 @@ def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str
         (["--points", "0", "experiment=mwn_digits"], "--points"),
         (["--all"], "name one"),
         (["experiment=mwn_digitz"], "mwn_digits"),
-        (["experiment=mwn_mnist_baseline", "data=digits_long_tailed", "classifier.module=mlp_digits"], "differentiates"),
+        (
+            ["experiment=mwn_mnist_baseline", "data=digits_long_tailed", "classifier.module=mlp_digits"],
+            "differentiates",
+        ),
         (["experiment=mwn_digits", "classifier.warmup_steps=100"], "takes no step"),
     ],
 )

@@ -15,7 +15,7 @@ from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient
 from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
 from mlorun.run.device import Precision
-from tests.oracles import CASES, Case, SolveOn, difference_quotient
+from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
 
 A, TERMS = 0.05, 7
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
+from itertools import pairwise
 
 import pytest
 import torch
@@ -36,7 +37,7 @@ def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
         relative(hypergradient(case, lambda gamma=gamma: F2SA(gamma, 0.0, 600, 0.3)), case.exact())  # type: ignore[misc]
         for gamma in gammas
     ]
-    slopes = [math.log10(after / before) for before, after in zip(errors, errors[1:], strict=False)]
+    slopes = [math.log10(after / before) for before, after in pairwise(errors)]
     assert slopes == pytest.approx([-1.0, -1.0], abs=0.05)
 
 
@@ -47,9 +48,7 @@ def test_f2sa_with_a_large_gamma_is_nearly_exact_at_any_depth(case: str) -> None
 
 
 def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) -> Engine:
-    return Engine(
-        case.problems(make, lr), case.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10**6
-    )
+    return Engine(case.problems(make, lr), case.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10**6)
 
 
 def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:

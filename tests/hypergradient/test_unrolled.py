@@ -22,7 +22,9 @@ from mlorun.hypergradient.forward import Forward
 from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient
 from mlorun.hypergradient.solve import Identity
+from mlorun.hypergradient.trajectory import Iterate
 from mlorun.hypergradient.unrolled import Unrolled
+from mlorun.hypergradient.update_map import UpdateMap
 from mlorun.hypergradient.updates import UPDATES
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, maml
@@ -106,9 +108,7 @@ class Program:
             hyper.options[key] = nn.Parameter(torch.tensor(value).log())
         if start:
             hyper.start.extend([nn.Parameter(torch.randn_like(p) / 4) for p in body.parameters()])
-        self.upper = Upper(
-            name="upper", module=hyper, optimizer=lambda p: SGD(p, lr=0.1), stream=batches("upper")
-        )
+        self.upper = Upper(name="upper", module=hyper, optimizer=lambda p: SGD(p, lr=0.1), stream=batches("upper"))
         self.lower = Lower(
             name="lower",
             module=body,
@@ -356,7 +356,10 @@ def test_options_alone_are_refused_by_an_estimator_that_cannot_see_them() -> Non
     ("change", "words"),
     [
         ({"learned": {"betas": 0.5}}, "cannot be learned"),
-        ({"learned": {"lr": 0.1}, "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 2)}, "learned and scheduled"),
+        (
+            {"learned": {"lr": 0.1}, "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 2)},
+            "learned and scheduled",
+        ),
         ({"optimizer": lambda p: Adadelta(p)}, "no registered step"),
     ],
 )
@@ -368,7 +371,7 @@ def test_what_cannot_be_unrolled_is_refused_before_anything_runs(change: dict[st
 
 def test_a_start_of_other_shapes_is_refused() -> None:
     program = Program(Unrolled(None, "iterates"), OPTIMIZERS["sgd"], start=True)
-    program.upper.module.start = nn.ParameterList(list(program.upper.module.start)[:-1])
+    program.upper.module.start = nn.ParameterList(list(program.upper.module.start)[:-1])  # type: ignore[arg-type]
     with pytest.raises(ConfigError, match="does not fit"):
         program.engine.run()
 
@@ -380,7 +383,11 @@ def test_a_step_that_is_more_than_the_optimizers_is_refused(hook: str) -> None:
     problem.lower.__class__ = changed
     with pytest.raises(ConfigError, match=hook):
         Engine(
-            [problem.upper, problem.lower], problem.engine.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1
+            [problem.upper, problem.lower],
+            problem.engine.graph,
+            device=CPU,
+            precision=Precision("fp32", CPU),
+            train_iters=1,
         )
 
 
@@ -393,3 +400,43 @@ def test_forward_mode_refuses_more_hyperparameters_than_it_was_given() -> None:
 def test_every_optimizer_whose_step_is_known_is_tried_here() -> None:
     tried = {type(make([nn.Parameter(torch.zeros(1))])) for make in OPTIMIZERS.values()}
     assert tried == set(UPDATES)
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_fixed_point_of_an_update_is_its_last_step_differentiated_again_and_again(name: str) -> None:
+    """Against the dense Jacobian of the recorded update, over parameters and optimizer state."""
+    iterations = 3
+    program = program_of(optimizer=OPTIMIZERS[name])(UpdateMap(iterations))
+    for step in range(T):
+        for action in program.engine.plan.at(step):
+            if action.problem == "lower":
+                program.engine.execute(action)
+    records = program.engine.records
+    trajectory = records.trajectory("lower", ("upper",))
+    last = len(trajectory) - 1
+    at = trajectory.steps[last].iterate
+    assert at is not None
+    v = tuple(torch.randn_like(t) for t in at.theta)
+    keys = [(i, k) for i, entry in enumerate(at.state) for k in entry if k != "step"]
+    flat = [*at.theta, *(at.state[i][k] for i, k in keys)]
+    sizes = [t.numel() for t in flat]
+
+    def phi(z: Tensor, weights: Tensor) -> Tensor:
+        parts = [part.view_as(t) for part, t in zip(z.split(sizes), flat, strict=True)]
+        theta = tuple(parts[: len(at.theta)])
+        state = [dict(entry) for entry in at.state]
+        for (i, k), part in zip(keys, parts[len(at.theta) :], strict=True):
+            state[i][k] = part
+        gradient = trajectory.gradient(last, theta, {"upper": (weights,)}, create_graph=True)
+        after = trajectory.apply(last, Iterate(theta, tuple(state)), gradient)
+        return torch.cat([*(t.flatten() for t in after.theta), *(after.state[i][k].flatten() for i, k in keys)])
+
+    start = torch.cat([t.flatten() for t in flat])
+    weights = program.upper.module.weights.detach().clone()
+    on_z, on_weights = torch.autograd.functional.jacobian(phi, (start, weights))
+    p = torch.cat([torch.cat([t.flatten() for t in v]), torch.zeros(len(start) - sum(t.numel() for t in v))])
+    total = torch.zeros_like(p)
+    for _ in range(iterations + 1):
+        total, p = total + p, on_z.T @ p
+    found, _ = UpdateMap(iterations)(records.level("lower", ("upper",)), v, None)
+    assert relative(found["upper"][0], on_weights.T @ total) < 1e-10

@@ -52,7 +52,7 @@ def test_mwn_digits_learns_and_leaves_a_whole_run_folder() -> None:
     assert set(state["problems"]) == {"reweight", "classifier"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert {(line["kind"], line["source"]) for line in lines} == {
-        ("train", "reweight"), ("train", "classifier"), ("eval", "classifier"),
+        ("train", "reweight"), ("train", "classifier"), ("eval", "classifier"), ("hypergradient", "reweight"),
     }  # fmt: skip
     assert [line["step"] for line in lines if line["kind"] == "eval"] == [250, 500, 750, 1000]
     assert json.loads((folder / "run.json").read_text())["status"] == "finished"

@@ -95,8 +95,8 @@ def test_verifying_does_not_change_the_run() -> None:
 
 def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     engine = engine_of()
-    from mlorun.hypergradient.exact import Exact
     from mlorun.hypergradient.cross import ForwardOverReverse
+    from mlorun.hypergradient.exact import Exact
     from mlorun.hypergradient.implicit import Implicit
     from mlorun.hypergradient.solve import Identity
 

@@ -1,1 +1,0 @@
-from mlorun.verify.oracles import *  # noqa: F403
