@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -79,7 +80,7 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     from mlorun.config.compose import composed, explained
     from mlorun.verify.plot import draw
     from mlorun.verify.program import compare, examine, points
-    from mlorun.verify.table import comparison_table, point_parts, screen
+    from mlorun.verify.table import comparison_parts, point_parts, screen
 
     config = composed(overrides)
     check(config)
@@ -88,6 +89,8 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     except Exception as error:
         raise explained(error, overrides) from error.__cause__
     console = screen()
+    # which stand-in is used, and what a central difference sees, is in the tables
+    logging.getLogger("mlorun.hypergradient").setLevel(logging.ERROR)
     reports = []
     for step, point, last in points(engine, count, steps):
         report = examine(step, point)
@@ -96,10 +99,16 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
             console.print(part, soft_wrap=isinstance(part, Text))
         if everything and last:
             rows = list(compare(point, _estimators(overrides, point)))
-            console.print(comparison_table(rows, report.lower_gradient_seconds))
+            for part in comparison_parts(rows, report.lower_gradient_seconds):
+                console.print(part, soft_wrap=isinstance(part, Text))
             if picture is not None:
                 draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
                 console.print(f"wrote {picture}")
+    console.print(
+        "error: relative, against the estimator's own definition with exact derivatives in float64\n"
+        "off exact, cosine: against the exact hypergradient of the loss of that batch",
+        style="dim",
+    )
     broken = sum(not edge.holds for report in reports for edge in report.edges)
     disturbed = sum(bool(report.disturbed) for report in reports)
     total = sum(len(report.edges) for report in reports)

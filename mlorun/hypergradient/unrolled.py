@@ -69,7 +69,7 @@ def reverse(trajectory: Trajectory, v: Vector) -> dict[str, Vector]:
 
 
 class Pullback:
-    """Update t around one iterate: its derivative's transpose, for any number of cotangents. One gradient, built once."""
+    """The transposed derivative of update t at one iterate, for any number of cotangents. One gradient, built once."""
 
     def __init__(self, trajectory: Trajectory, t: int, at: Iterate, learned: Learned) -> None:
         self._lam = {name: tuple(x.requires_grad_() for x in part) for name, part in trajectory.lam_at(t).items()}
@@ -84,7 +84,7 @@ class Pullback:
             self._after = trajectory.apply(t, Iterate(self._theta, self._state), gradient, learned)
 
     def __call__(self, p: Iterate, *, again: bool = False) -> tuple[Iterate, dict[str, Vector], dict[str, Tensor]]:
-        """p^T dPhi_t: cotangents of the iterate, of lam, and of the learned options. `again`: there will be more calls."""
+        """p^T dPhi_t: cotangents of the iterate, of lam, and of the learned options. `again`: more calls will come."""
         outputs, cotangents = [*self._after.theta], [*p.theta]
         for entry, wanted in zip(self._after.state, p.state, strict=True):
             for key, c in wanted.items():

@@ -15,7 +15,7 @@ from mlorun.hypergradient.vectors import Vector
 
 
 class UpdateMap(Hypergradient):
-    """(dPhi/dlam)^T sum over k = 0..K of ((dPhi/dz)^T)^k (v, 0), z being parameters and optimizer state and Phi the last
+    """(dPhi/dlam)^T sum over k = 0..K of ((dPhi/dz)^T)^k (v, 0), z parameters and optimizer state, Phi the last
     update (arXiv:2006.16218): the derivative of the fixed point z = Phi(z, lam).
 
     iterations   K; one pull-back each, about a Hessian product

@@ -25,15 +25,19 @@ def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:
 
     figure = Figure(figsize=(8, 5), layout="constrained")
     axes = figure.subplots()
-    for row in rows:
-        if row.cost is None or not row.error > 0:
-            continue
-        axes.scatter(1000 * row.cost.seconds, row.error, s=24, color="tab:blue")
-        axes.annotate(
-            row.name, (1000 * row.cost.seconds, row.error), xytext=(4, 4), textcoords="offset points", fontsize=8
-        )
+    shown = sorted(
+        (1000 * row.cost.seconds, row.error, row.name)
+        for row in rows
+        if row.cost is not None and row.error > 0 and row.norm > 0
+    )
+    for index, (milliseconds, error, name) in enumerate(shown):
+        axes.scatter(milliseconds, error, s=24, color="tab:blue")
+        # neighbours from left to right take turns above and below, or their names would cover each other
+        offset = (4, 5) if index % 2 else (4, -11)
+        axes.annotate(name, (milliseconds, error), xytext=offset, textcoords="offset points", fontsize=8)
     axes.set(xscale="log", yscale="log", title=title)
+    axes.margins(x=0.12, y=0.1)
     axes.set_xlabel("milliseconds of one hypergradient")
     axes.set_ylabel("relative error against the exact hypergradient")
     axes.grid(visible=True, alpha=0.3)
-    figure.savefig(path, dpi=150)
+    figure.savefig(path, dpi=120)

@@ -74,12 +74,11 @@ def point_parts(report: PointReport) -> Iterable[RenderableType]:
         yield Text(f"  {line}", style="yellow")
 
 
-def comparison_table(rows: Sequence[Comparison], unit: float) -> Table:
-    """A row an estimator, quickest first; `unit` is the seconds of one lower gradient."""
+def comparison_parts(rows: Sequence[Comparison], unit: float) -> Iterable[RenderableType]:
+    """A row an estimator, quickest first, and who was refused; `unit` is the seconds of one lower gradient."""
     table = _table("estimator", "off exact", "cosine", "norm", "ms", "lower gradients", "MB")
     for row in sorted(rows, key=lambda row: row.cost.seconds if row.cost else math.inf):
         if row.cost is None:
-            table.add_row(row.name, Text(row.refused, style="dim"))
             continue
         table.add_row(
             row.name,
@@ -90,7 +89,10 @@ def comparison_table(rows: Sequence[Comparison], unit: float) -> Table:
             f"{row.cost.seconds / unit:.1f}",
             f"{row.cost.peak_bytes / 1e6:.1f}",
         )
-    return table
+    yield table
+    for row in rows:
+        if row.refused:
+            yield Text(f"  {row.name}: {row.refused}", style="dim")
 
 
 def _table(*headers: str) -> Table:
