@@ -123,8 +123,7 @@ class Adjoint:
         for node in self._between[upper]:
             if node not in v:
                 continue
-            estimate = (estimates or {}).get(node) or self._problems[node].hypergradient
-            assert estimate is not None, f"{node} has no hypergradient"
+            estimate = (estimates or {}).get(node) or self._estimate(node)
             if estimates is not None and estimate.follows:
                 records.follow_again(node, estimate, self._reads[upper, node])
             report = None if numbers is None else partial(_put, numbers, node)
@@ -141,14 +140,31 @@ class Adjoint:
                     v[name] = vectors.add(v[name], part) if name in v else part
         return edges
 
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Every carry, by upper and lower problem, as plain data."""
+        found: dict[str, dict[str, Any]] = {}
+        for (upper, node), carry in self.carries.items():
+            found.setdefault(upper, {})[node] = self._estimate(node).pack(carry)
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Go on from these carries."""
+        self.carries = {
+            (upper, node): self._estimate(node).unpack(packed)
+            for upper, by_node in state.items()
+            for node, packed in by_node.items()
+        }
+
+    def _estimate(self, node: str) -> Hypergradient:
+        estimate = self._problems[node].hypergradient
+        assert estimate is not None, f"{node} has no hypergradient"
+        return estimate
+
     def choices(self) -> dict[str, str]:
         """What every edge really uses so far: {"reweight <- classifier": "Identity x ForwardOverReverse"}."""
-        found = {}
-        for (upper, node), carry in self.carries.items():
-            estimate = self._problems[node].hypergradient
-            assert estimate is not None
-            found[f"{upper} <- {node}"] = estimate.in_use(carry)
-        return found
+        return {
+            f"{upper} <- {node}": self._estimate(node).in_use(carry) for (upper, node), carry in self.carries.items()
+        }
 
     def _parts(self, upper: str) -> tuple[str, ...]:
         return (upper, *self._between[upper])

@@ -245,6 +245,7 @@ class Engine:
         return {
             "step": self.step_count,
             "problems": {name: self._problem_state(problem) for name, problem in self.problems.items()},
+            "hypergradients": self.adjoint.state_dict(),
             "rng": {"torch": torch.get_rng_state()},
         }
 

@@ -8,6 +8,7 @@ or with a wrong one, and a central difference, which sees through `detach`. Doub
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from mlorun.hypergradient import vectors
@@ -20,6 +21,12 @@ log = logging.getLogger("mlorun.hypergradient")
 LOWEST_COSINE = 0.999
 LARGEST_ERROR = 1e-2
 FALLBACK_RADIUS = 0.01
+
+# what may stand in for a cross, by the name of its type
+STAND_INS: Mapping[str, Callable[[], Cross]] = {
+    "DoubleBackward": DoubleBackward,
+    "CentralDifference": lambda: CentralDifference(FALLBACK_RADIUS, relative=False),
+}
 
 # what autograd raises for a kernel without the derivative that was asked for
 Unsupported = (NotImplementedError, RuntimeError)
@@ -53,7 +60,7 @@ def choose(cross: Cross, level: Level, x: Vector) -> Cross:
     edge = f"{', '.join(level.lam)} <- {level.name}"
     if isinstance(got, Exception):
         if isinstance(reference, Exception) or _is_cut_off(reference, level, x):
-            stand_in: Cross = CentralDifference(FALLBACK_RADIUS, relative=False)
+            stand_in = STAND_INS["CentralDifference"]()
             if isinstance(cross, CentralDifference):
                 raise got
             why = _first_line(reference) if isinstance(reference, Exception) else "cut off by a kernel, zero"

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.choice import choose, needs_differences
+from mlorun.hypergradient.choice import STAND_INS, choose, needs_differences
 from mlorun.hypergradient.cross import Cross
 from mlorun.hypergradient.level import Hypergradient, Level
 from mlorun.hypergradient.solve import Solve
@@ -52,6 +52,14 @@ class Implicit(Hypergradient):
         cross = carry.cross if carry else choose(self.cross, level, x)
         crossed = cross(level, x)
         return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start, differences)
+
+    def pack(self, carry: Carry) -> dict[str, Any]:
+        stand_in = None if carry.cross is self.cross else type(carry.cross).__name__
+        return {"stand_in": stand_in, "solve": carry.solve, "differences": carry.differences}
+
+    def unpack(self, packed: dict[str, Any]) -> Carry:
+        cross = self.cross if packed["stand_in"] is None else STAND_INS[packed["stand_in"]]()
+        return Carry(cross, packed["solve"], packed["differences"])
 
     def in_use(self, carry: Any) -> str:
         cross = carry.cross if isinstance(carry, Carry) else self.cross

@@ -199,6 +199,14 @@ class Hypergradient(ABC):
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
         """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
 
+    def pack(self, carry: Any) -> Any:
+        """A carry as numbers, texts, tensors, tuples and dicts, for a checkpoint."""
+        return carry
+
+    def unpack(self, packed: Any) -> Any:
+        """The inverse of `pack`."""
+        return packed
+
     def in_use(self, carry: Any) -> str:
         """What an edge really uses, for the record; `carry` is what its last call gave."""
         return type(self).__name__

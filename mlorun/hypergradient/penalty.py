@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,19 @@ class Copy:
     count: int
 
 
-class F2SA(Hypergradient):
+class Penalty(Hypergradient):
+    """What F2SA and BOME share: F is read, and y is kept."""
+
+    reads_outer = True
+
+    def pack(self, carry: Copy) -> dict[str, Any]:
+        return {"y": carry.y, "count": carry.count}
+
+    def unpack(self, packed: dict[str, Any]) -> Copy:
+        return Copy(**packed)
+
+
+class F2SA(Penalty):
     """gam (dL/dlam(y) - dL/dlam(z)) + dF/dlam(y) - dF/dlam(z), y = argmin of F + gam L, z = argmin of L
     (Kwon et al. 2023, arXiv:2301.10945, algorithm 1). Off by O(1 / gam) once y and z are solved.
 
@@ -34,8 +46,6 @@ class F2SA(Hypergradient):
     z is the problem's own theta; y a second copy. The second difference turns the direct gradient, which is taken at z,
     into the one at y.
     """
-
-    reads_outer = True
 
     def __init__(self, gamma: float, growth: float, steps: int, rate: float | Literal["lr"]) -> None:
         positive("gamma", gamma)
@@ -60,7 +70,7 @@ class F2SA(Hypergradient):
         return level.split_lam(vectors.add(pulled, moved)), Copy(y, count + 1)
 
 
-class BOME(Hypergradient):
+class BOME(Penalty):
     """m (dL/dlam(y) - dL/dlam(z)) + dF/dlam(y) - dF/dlam(z), m by a barrier (Liu et al. 2022, arXiv:2209.08709).
 
     With q(lam, y) = L(lam, y) - L(lam, z): m = max(0, eta - <grad F, grad q> / norm(grad q)^2) over lam and y at once;
@@ -73,8 +83,6 @@ class BOME(Hypergradient):
     z is the problem's own theta, held constant. Exact where the whole program is stationary; away from there the
     multiplier trades F for q, and the result is no hypergradient of any one point.
     """
-
-    reads_outer = True
 
     def __init__(self, eta: float, steps: int, rate: float | Literal["lr"]) -> None:
         positive("eta", eta)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -59,6 +59,12 @@ class Reinforce(Hypergradient):
         mean = reward if carry is None else self.decay * carry.mean + (1 - self.decay) * reward
         count = 1 + (carry.count if carry else 0)
         return {name: vectors.scale(part, advantage) for name, part in score.items()}, Rewards(mean, count)
+
+    def pack(self, carry: Rewards) -> dict[str, Any]:
+        return {"mean": carry.mean, "count": carry.count}
+
+    def unpack(self, packed: dict[str, Any]) -> Rewards:
+        return Rewards(**packed)
 
 
 def scores(level: Level) -> dict[str, Vector]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -24,7 +25,7 @@ class Keep:
 
     steps    the last so many updates; None is all of them
     thrift   "iterates": parameters and optimizer state before every update. "sqrt": before every ceil(sqrt(T))-th,
-             for T updates an inner loop; what lies between is computed again.
+             for T updates an inner loop. "constant": before the first. What lies between is computed again.
     """
 
     steps: int | None
@@ -35,7 +36,7 @@ class Keep:
         if self.thrift == "iterates":
             return 1
         count = expected if self.steps is None else min(expected, self.steps)
-        return max(1, int(-(-(count**0.5) // 1)))
+        return count if self.thrift == "constant" else math.isqrt(count - 1) + 1
 
 
 @dataclass(frozen=True)
@@ -162,6 +163,15 @@ class Trajectory:
             if kept is None:
                 kept = self.phi(t - 1, found[-1], self.lam_at(t - 1))
             found.append(kept)
+        return found
+
+    def iterate(self, t: int) -> Iterate:
+        """Where update t started, without storing those before it."""
+        start = max(i for i in range(t + 1) if self.steps[i].iterate is not None)
+        found = self.steps[start].iterate
+        assert found is not None
+        for i in range(start, t):
+            found = self.phi(i, found, self.lam_at(i))
         return found
 
     def segments(self) -> list[tuple[int, int]]:

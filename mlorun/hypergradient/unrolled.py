@@ -31,7 +31,8 @@ class Unrolled(Hypergradient):
 
     steps    differentiate the last K updates of the inner loop (Shaban et al. 2019, arXiv:1810.10667); None is all
     memory   "iterates" keeps parameters and optimizer state before every update; "sqrt" before every sqrt(T)-th, and
-             computes those between again, at one gradient more an update
+             computes those between again, at one gradient more an update; "constant" before the first alone, at T / 2
+             gradients more an update
 
     lam acts through the losses, through `initial_parameters` and through `optimizer_options`. Micro-batches, clipping
     and schedules are differentiated as they happened; the graph of one update is alive at a time. Optimizers: those of
@@ -40,27 +41,29 @@ class Unrolled(Hypergradient):
 
     sees = ALL_BUT_DRAWS
 
-    def __init__(self, steps: int | None, memory: Literal["iterates", "sqrt"]) -> None:
+    def __init__(self, steps: int | None, memory: Literal["iterates", "sqrt", "constant"]) -> None:
         if steps is not None:
             at_least("steps", steps, 1)
-        if memory not in ("iterates", "sqrt"):
-            raise ConfigError(f"memory is {memory!r}", where="memory", fix="iterates or sqrt")
+        if memory not in ("iterates", "sqrt", "constant"):
+            raise ConfigError(f"memory is {memory!r}", where="memory", fix="iterates, sqrt or constant")
         self.keeps = Keep(steps, memory)
+        self._hoard = memory != "constant"
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
-        return reverse(level.trajectory, v), None
+        return reverse(level.trajectory, v, hoard=self._hoard), None
 
 
-def reverse(trajectory: Trajectory, v: Vector) -> dict[str, Vector]:
-    """(d theta_T / d lam)^T v, by lam."""
+def reverse(trajectory: Trajectory, v: Vector, *, hoard: bool) -> dict[str, Vector]:
+    """(d theta_T / d lam)^T v, by lam. `hoard`: hold a stretch's iterates at once, rather than compute each anew."""
     total = {name: vectors.zeros_like(x) for name, x in trajectory.lam.items()}
     learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned(trajectory.lam).items()}
     on_learned = {k: torch.zeros_like(x) for k, x in learned.items()}
     p = Iterate(v, tuple({} for _ in v))
     for start, stop in reversed(trajectory.segments()):
-        iterates = trajectory.iterates(start, stop)
+        iterates = trajectory.iterates(start, stop) if hoard else []
         for t in reversed(range(max(start, trajectory.first), stop)):
-            p, on_lam, on_options = Pullback(trajectory, t, iterates.pop(), learned)(p)
+            at = iterates.pop() if hoard else trajectory.iterate(t)
+            p, on_lam, on_options = Pullback(trajectory, t, at, learned)(p)
             total = added(total, on_lam)
             on_learned = {k: x + on_options[k] for k, x in on_learned.items()}
     total = decided(trajectory, total, on_learned)

@@ -157,8 +157,9 @@ def hypergradient(case: Case, make: Callable[[], Hypergradient], lr: float = LR,
     problems = case.problems(make, lr)
     device = torch.device("cpu")
     engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=1)
+    below = case.graph.below(case.upper)
     for name in case.graph.order:
-        if name != case.upper:
+        if name in below:
             for index in range(1 if case.start else steps):
                 engine.execute(Action(name, starts=index == 0))
     upper = engine.problems[case.upper]

@@ -255,14 +255,15 @@ def test_forward_mode_is_reverse_mode(variant: str) -> None:
 def test_thrifty_memory_gives_the_same_bits(variant: str) -> None:
     make = program_of(**VARIANTS[variant])
     results = []
-    for memory in ("iterates", "sqrt"):
+    for memory in ("iterates", "sqrt", "constant"):
         program = make(Unrolled(None, memory))  # type: ignore[arg-type]
         torch.manual_seed(7)
         results.append(program.gradient())
     assert relative(results[1], results[0]) < 1e-13
+    assert relative(results[2], results[0]) < 1e-13
 
 
-@pytest.mark.parametrize("memory", ["iterates", "sqrt"])
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
 def test_the_last_t_of_t_updates_are_all_of_them(memory: Any) -> None:
     make = program_of(optimizer=OPTIMIZERS["momentum"])
     whole, cut = (make(Unrolled(steps, memory)).gradient() for steps in (None, T))
@@ -271,7 +272,7 @@ def test_the_last_t_of_t_updates_are_all_of_them(memory: Any) -> None:
     assert relative(shorter, whole) > 1e-3
 
 
-@pytest.mark.parametrize("memory", ["iterates", "sqrt"])
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
 def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory: Any) -> None:
     make = program_of(optimizer=OPTIMIZERS["sgd"])
     got = make(Unrolled(2, memory)).gradient()
@@ -279,7 +280,7 @@ def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("memory", ["iterates", "sqrt"])
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
 def test_at_the_optimum_gradient_descent_unrolled_is_the_neumann_series(case: str, memory: Any) -> None:
     oracle = CASES[case]()
     got = hypergradient(oracle, lambda: Unrolled(None, memory), lr=0.05, steps=6)
