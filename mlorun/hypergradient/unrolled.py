@@ -46,6 +46,7 @@ class Unrolled(Hypergradient):
             at_least("steps", steps, 1)
         if memory not in ("iterates", "sqrt", "constant"):
             raise ConfigError(f"memory is {memory!r}", where="memory", fix="iterates, sqrt or constant")
+        self.steps = steps
         self.keeps = Keep(steps, memory)
         self._hoard = memory != "constant"
 

@@ -11,11 +11,14 @@ from mlorun.errors import ConfigError, MlorunError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.choice import Unsupported
 from mlorun.hypergradient.cross import CentralDifference, DoubleBackward
+from mlorun.hypergradient.forward import Forward
 from mlorun.hypergradient.implicit import Carry, Implicit
 from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.unrolled import Unrolled
 from mlorun.verify.point import Carries, Cost, Edges, Point, cosine, relative_error
 from mlorun.verify.reference import Definition, ExactOrFinest, definition
 
+QUOTIENT_STEP = 1e-5
 STOP_GRADIENT = (
     "a difference of the loss sees through stop-gradients (detach, no_grad) in the lower loss, where it is not the "
     "derivative of the update; t1t2 is"
@@ -27,7 +30,8 @@ class EdgeReport:
     """One edge at one point.
 
     error           relative, against the estimator's own definition with exact derivatives in float64
-    off_exact       relative error against the exact hypergradient; `cosine` likewise
+    off_exact       relative error against the exact hypergradient; `cosine` likewise; NaN where the lower loss does not
+                    read the problem, so that its optimum does not depend on it
     """
 
     upper: str
@@ -121,7 +125,7 @@ def examine(step: int, point: Point) -> PointReport:
             estimator=_in_use(problems[node].hypergradient, point.carries.get((point.upper, node))),
             error=relative_error(part, wanted[node, to]),
             bound=definitions[node].bound,
-            off_exact=relative_error(part, exact[node, to]),
+            off_exact=relative_error(part, exact[node, to]) if vectors.norm(exact[node, to]) else math.nan,
             cosine=cosine(part, exact[node, to]),
             norm=float(vectors.norm(part)),
         )
@@ -131,6 +135,11 @@ def examine(step: int, point: Point) -> PointReport:
     references = [
         f"{node}: {definitions[node].what}; exact: {finest[node].said}" for node in point.nodes if node in finest
     ]
+    again = loop_again(point, wanted)
+    if again is not None:
+        references.append(
+            f"{point.nodes[0]}: difference quotient of running its inner loop again, float64: off by {again:.0e}"
+        )
     return PointReport(
         step,
         point.upper,
@@ -141,6 +150,29 @@ def examine(step: int, point: Point) -> PointReport:
         tuple(references),
         tuple(f"{node}: {STOP_GRADIENT}" for node in sorted(blind)),
     )
+
+
+def loop_again(point: Point, wanted: Edges) -> float | None:
+    """How far, relatively, the slope of F along the hypergradient is from a difference quotient of whole reruns.
+
+    In float64, by the updates alone, without their derivatives; None unless the one lower problem is differentiated
+    through its whole inner loop.
+    """
+    node, upper = point.nodes[0], point.upper
+    estimate = point.engine.problems[node].hypergradient
+    if len(point.nodes) > 1 or not isinstance(estimate, Unrolled | Forward) or (node, upper) not in wanted:
+        return None
+    trajectory = point.double.trajectory(node, (upper,))
+    part = wanted[node, upper]
+    slope = float(vectors.norm(part))
+    if not trajectory.whole or (isinstance(estimate, Unrolled) and estimate.steps is not None) or not slope:
+        return None
+
+    def value(step: float) -> float:
+        theta = trajectory.run({upper: vectors.scale(part, step / slope)})
+        return float(point.double.outer_loss(upper, {node: theta}).detach())
+
+    return abs((value(QUOTIENT_STEP) - value(-QUOTIENT_STEP)) / (2 * QUOTIENT_STEP) - slope) / slope
 
 
 def exact_edges(point: Point) -> tuple[Edges, dict[str, ExactOrFinest]]:
@@ -166,7 +198,7 @@ def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergrad
                 continue
             yield Comparison(
                 name,
-                relative_error(got, exact),
+                relative_error(got, exact) if vectors.norm(exact) else math.nan,
                 cosine(got, exact),
                 float(vectors.norm(got)),
                 point.cost(made),

@@ -44,7 +44,11 @@ def definition(estimate: Hypergradient) -> Definition:
             bound = 1e-5 if isinstance(estimate.solve, Identity) else 1e-2
         return Definition(exact, f"{type(estimate.solve).__name__} and double backward in float64", bound)
     if isinstance(estimate, Unrolled | Forward):
-        return Definition(Unrolled(getattr(estimate.keeps, "steps", None), "iterates"), "reverse mode in float64", 1e-3)
+        return Definition(
+            Unrolled(estimate.steps if isinstance(estimate, Unrolled) else None, "iterates"),
+            "reverse mode in float64",
+            1e-3,
+        )
     return Definition(estimate, "itself in float64", 1e-2)
 
 

@@ -55,7 +55,7 @@ def point_parts(report: PointReport) -> Iterable[RenderableType]:
             _error(edge.error, edge.holds),
             _number(edge.bound),
             _number(edge.off_exact),
-            f"{edge.cosine:.4f}",
+            _cosine(edge.cosine),
             _number(edge.norm),
         )
     yield table
@@ -83,7 +83,7 @@ def comparison_parts(rows: Sequence[Comparison], unit: float) -> Iterable[Render
         table.add_row(
             row.name,
             _number(row.error),
-            f"{row.cosine:.4f}",
+            _cosine(row.cosine),
             _number(row.norm),
             f"{1000 * row.cost.seconds:.2f}",
             f"{row.cost.seconds / unit:.1f}",
@@ -109,4 +109,10 @@ def _error(value: float, holds: bool, digits: int = 1) -> Text:
 
 
 def _number(value: float, digits: int = 1) -> str:
+    if math.isnan(value):
+        return "-"
     return "0" if value == 0 else f"{value:.{digits}e}"
+
+
+def _cosine(value: float) -> str:
+    return "-" if math.isnan(value) else f"{value:.4f}"

@@ -115,3 +115,22 @@ def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     )
     assert rows[0].name == "identity" and rows[0].error > 0 and not rows[0].refused
     assert "too many" in rows[1].refused
+
+
+@pytest.mark.parametrize("option", ["unrolled", "forward"])
+@pytest.mark.parametrize("experiment", ["hpo_digits", "maml_sinusoid"])
+def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(experiment: str, option: str) -> None:
+    lower = {"hpo_digits": "classifier", "maml_sinusoid": "learner"}[experiment]
+    overrides = [f"experiment={experiment}", f"{lower}.hypergradient={option}", "learner.module.sizes=[1,4,1]"]
+    if experiment == "hpo_digits":
+        overrides.pop()
+    elif option == "forward":
+        overrides += ["meta.module.sizes=[1,4,1]"]
+    else:
+        overrides += ["meta.module.sizes=[1,4,1]", "learner.unroll_steps=3"]
+    step, point, _ = next(points(mlorun.build(mlorun.compose(overrides)), 1, 20))
+    report = examine(step, point)
+    assert report.holds
+    said = next(line for line in report.references if "running its inner loop again" in line)
+    assert float(said.rpartition(" ")[2]) < 1e-4
+    assert all(edge.off_exact != edge.off_exact for edge in report.edges), "the optimum depends on neither"
