@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -89,21 +90,20 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     except Exception as error:
         raise explained(error, overrides) from error.__cause__
     console = screen()
-    # which stand-in is used, and what a central difference sees, is in the tables
-    logging.getLogger("mlorun.hypergradient").setLevel(logging.ERROR)
     reports = []
-    for step, point, last in points(engine, count, steps):
-        report = examine(step, point)
-        reports.append(report)
-        for part in point_parts(report):
-            console.print(part, soft_wrap=isinstance(part, Text))
-        if everything and last:
-            rows = list(compare(point, _estimators(overrides, point)))
-            for part in comparison_parts(rows, report.lower_gradient_seconds):
+    with _without_remarks():
+        for step, point, last in points(engine, count, steps):
+            report = examine(step, point)
+            reports.append(report)
+            for part in point_parts(report):
                 console.print(part, soft_wrap=isinstance(part, Text))
-            if picture is not None:
-                draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
-                console.print(f"wrote {picture}")
+            if everything and last:
+                rows = list(compare(point, _estimators(overrides, point)))
+                for part in comparison_parts(rows, report.lower_gradient_seconds):
+                    console.print(part, soft_wrap=isinstance(part, Text))
+                if picture is not None:
+                    draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
+                    console.print(f"wrote {picture}")
     console.print(
         "error: relative, against the estimator's own definition with exact derivatives in float64\n"
         "off exact, cosine: against the exact hypergradient of the loss of that batch",
@@ -114,6 +114,18 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     total = sum(len(report.edges) for report in reports)
     console.print(f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace", style="bold")
     return 1 if broken or disturbed else 0
+
+
+@contextmanager
+def _without_remarks() -> Iterator[None]:
+    """Which stand-in is used, and what a central difference sees, is in the tables: the log need not say it again."""
+    log = logging.getLogger("mlorun.hypergradient")
+    before = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def _estimators(overrides: Sequence[str], point: Point) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:
