@@ -49,6 +49,13 @@ class Records:
             estimate = world.problems[name].hypergradient
             if estimate is not None and (estimate.keeps is not None or estimate.follows):
                 _require_plain_steps(world.problems[name])
+            if estimate is not None and estimate.reruns and graph.between(name):
+                raise ConfigError(
+                    f"{name} steers {', '.join(graph.between(name))} itself: its inner loop cannot be run again alone",
+                    where=f"problems.{name}.hypergradient",
+                    seen=type(estimate).__name__,
+                    fix=f"another hypergradient, e.g. {name}.hypergradient=cg",
+                )
             if estimate is not None and estimate.keeps is not None:
                 self._keeps[name] = estimate.keeps
         self._reads = {name: graph.read_by(name) for name in self._window}
@@ -216,7 +223,6 @@ class Records:
             lam={other: self.theta(other) for other in reads},
             whole=whole,
             first=first,
-            end=vectors.detach(self.theta(name)),
             loss=partial(self._loss, name),
             update=update_of(problem.optimizer),
             clip=problem.gradient_clip,

@@ -29,6 +29,7 @@ class Evolution(Hypergradient):
     sees = frozenset(get_args(Channel))
     keeps = Keep(None, "sqrt")
     reads_outer = True
+    reruns = True
 
     def __init__(self, samples: int, sigma: float, seed: int) -> None:
         at_least("samples", samples, 1)

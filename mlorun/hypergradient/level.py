@@ -187,6 +187,7 @@ class Hypergradient(ABC):
     keeps    what it wants recorded of the inner loop; None is nothing
     follows  `follow` is called at every update, as it happens
     reads_outer   it calls level.outer, for which the batch of the problem above is kept
+    reruns        it runs inner loops again by their own losses alone: not for a problem that steers others itself
     """
 
     at: Literal["post", "pre"] = "post"
@@ -194,6 +195,7 @@ class Hypergradient(ABC):
     keeps: Keep | None = None
     follows: bool = False
     reads_outer: bool = False
+    reruns: bool = False
 
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -17,14 +16,6 @@ from mlorun.hypergradient.trajectory import Keep
 from mlorun.hypergradient.vectors import Vector
 
 
-@dataclass(frozen=True)
-class Rewards:
-    """Running average of F, and how many calls made it."""
-
-    mean: Tensor
-    count: int
-
-
 class Reinforce(Hypergradient):
     """(F(theta_T) - b) d log p(z) / d lam, z every draw of the inner loop (Williams 1992; for architecture search,
     Zoph and Le 2017, arXiv:1611.01578).
@@ -32,8 +23,8 @@ class Reinforce(Hypergradient):
     baseline   b: "average" is the running average of earlier F; "none" is 0
     decay      of that average: mean <- decay mean + (1 - decay) F
 
-    A lower loss draws by `mlorun.hypergradient.draws.draw(distribution)`. Unbiased with either baseline, for the
-    average does not know the draws at hand; the first call, which has none yet, is silent: b is F itself.
+    A lower loss draws by `mlorun.hypergradient.draws.draw(distribution)`. Unbiased with either baseline, from the first
+    call on: the average does not know the draws at hand, and is 0 before there are any. The carry is that average.
     """
 
     sees = frozenset({"draws"})
@@ -49,22 +40,11 @@ class Reinforce(Hypergradient):
         self.baseline = baseline
         self.decay = decay
 
-    def __call__(self, level: Level, v: Vector, carry: Rewards | None) -> tuple[dict[str, Vector], Rewards]:
+    def __call__(self, level: Level, v: Vector, carry: Tensor | None) -> tuple[dict[str, Vector], Tensor]:
         reward = level.outer(level.theta).detach()
-        score = scores(level)
-        if self.baseline == "none":
-            advantage = reward
-        else:
-            advantage = torch.zeros_like(reward) if carry is None else reward - carry.mean
-        mean = reward if carry is None else self.decay * carry.mean + (1 - self.decay) * reward
-        count = 1 + (carry.count if carry else 0)
-        return {name: vectors.scale(part, advantage) for name, part in score.items()}, Rewards(mean, count)
-
-    def pack(self, carry: Rewards) -> dict[str, Any]:
-        return {"mean": carry.mean, "count": carry.count}
-
-    def unpack(self, packed: dict[str, Any]) -> Rewards:
-        return Rewards(**packed)
+        advantage = reward if carry is None or self.baseline == "none" else reward - carry
+        mean = reward if carry is None else self.decay * carry + (1 - self.decay) * reward
+        return {name: vectors.scale(part, advantage) for name, part in scores(level).items()}, mean
 
 
 def scores(level: Level) -> dict[str, Vector]:

@@ -85,7 +85,6 @@ class Trajectory:
         lam: Values,
         whole: bool,
         first: int,
-        end: Vector,
         loss: Callable[[Any, Values], Tensor],
         update: Update,
         clip: float | None,
@@ -97,7 +96,6 @@ class Trajectory:
         self.lam = dict(lam)
         self.whole = whole
         self.first = first
-        self.end = end
         self._loss = loss
         self._update = update
         self._clip = clip

@@ -46,13 +46,28 @@ class Point:
         self.engine = engine
         self.upper = upper
         engine.records.peek(upper)
-        self.double: Records = engine.records.to(torch.float64)
+        self.finest, self.precision = self._finest()
         self.carries: Carries = copy.deepcopy(engine.adjoint.carries)
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The lower problems that the hypergradient passes."""
         return self.engine.graph.between(self.upper)
+
+    def _finest(self) -> tuple[Records, str]:
+        """The records that references are taken on, and their precision: float64 wherever the losses allow it."""
+        records = self.engine.records.to(torch.float64)
+        try:
+            records.outer_loss(self.upper, {})
+            for node in self.nodes:
+                assert records.level(node, ()).gradient
+        except RuntimeError:
+            # a loss holds tensors of its own that cannot be known, and does not mix them with float64
+            return (
+                self.engine.records,
+                "the parameters' own precision (a loss holds constants that float64 does not mix with)",
+            )
+        return records, "float64"
 
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
@@ -61,9 +76,11 @@ class Point:
         return self._sweep(records, self._pulls(records), estimates, start)
 
     def reference(self, estimates: Estimates, carries: Carries | None = None) -> Edges:
-        """What these estimators give in float64: parameters, batch, carries and all."""
-        start = {edge: _in_double(carry) for edge, carry in (carries or {}).items()}
-        return self._sweep(self.double, self._pulls(self.double), estimates, start)
+        """What these estimators give in the finest precision: parameters, batch, carries and all."""
+        start = dict(carries or {})
+        if self.finest is not self.engine.records:
+            start = {edge: _in_double(carry) for edge, carry in start.items()}
+        return self._sweep(self.finest, self._pulls(self.finest), estimates, start)
 
     def upper_gradient(self, edges: Edges) -> Vector | None:
         """What the edges add to the upper problem's gradient."""

@@ -133,13 +133,13 @@ def examine(step: int, point: Point) -> PointReport:
     )
     blind = {e.lower for e in edges if not e.holds and _takes_differences(problems[e.lower].hypergradient)}
     references = [
-        f"{node}: {definitions[node].what}; exact: {finest[node].said}" for node in point.nodes if node in finest
+        f"{node}: {definitions[node].what}, in {point.precision}; exact: {finest[node].said}"
+        for node in point.nodes
+        if node in finest
     ]
     again = loop_again(point, wanted)
     if again is not None:
-        references.append(
-            f"{point.nodes[0]}: difference quotient of running its inner loop again, float64: off by {again:.0e}"
-        )
+        references.append(f"{point.nodes[0]}: difference quotient of running its inner loop again: off by {again:.0e}")
     return PointReport(
         step,
         point.upper,
@@ -162,7 +162,7 @@ def loop_again(point: Point, wanted: Edges) -> float | None:
     estimate = point.engine.problems[node].hypergradient
     if len(point.nodes) > 1 or not isinstance(estimate, Unrolled | Forward) or (node, upper) not in wanted:
         return None
-    trajectory = point.double.trajectory(node, (upper,))
+    trajectory = point.finest.trajectory(node, (upper,))
     part = wanted[node, upper]
     slope = float(vectors.norm(part))
     if not trajectory.whole or (isinstance(estimate, Unrolled) and estimate.steps is not None) or not slope:
@@ -170,7 +170,7 @@ def loop_again(point: Point, wanted: Edges) -> float | None:
 
     def value(step: float) -> float:
         theta = trajectory.run({upper: vectors.scale(part, step / slope)})
-        return float(point.double.outer_loss(upper, {node: theta}).detach())
+        return float(point.finest.outer_loss(upper, {node: theta}).detach())
 
     return abs((value(QUOTIENT_STEP) - value(-QUOTIENT_STEP)) / (2 * QUOTIENT_STEP) - slope) / slope
 

@@ -42,14 +42,14 @@ def definition(estimate: Hypergradient) -> Definition:
             bound = 1e-2
         else:
             bound = 1e-5 if isinstance(estimate.solve, Identity) else 1e-2
-        return Definition(exact, f"{type(estimate.solve).__name__} and double backward in float64", bound)
+        return Definition(exact, f"{type(estimate.solve).__name__} and double backward", bound)
     if isinstance(estimate, Unrolled | Forward):
         return Definition(
             Unrolled(estimate.steps if isinstance(estimate, Unrolled) else None, "iterates"),
-            "reverse mode in float64",
+            "reverse mode",
             1e-3,
         )
-    return Definition(estimate, "itself in float64", 1e-2)
+    return Definition(estimate, "itself", 1e-2)
 
 
 class ExactOrFinest(Solve):
@@ -81,7 +81,7 @@ class ExactOrFinest(Solve):
     @property
     def said(self) -> str:
         """What it was."""
-        said = f"{self.how}, float64, residual {self.residual:.0e}"
+        said = f"{self.how}, residual {self.residual:.0e}"
         if self.residual > UNREACHED:
             said += " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
         return said

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import get_args
 
 import pytest
@@ -10,15 +10,23 @@ import torch
 from torch import Tensor
 
 from mlorun.core.engine import Engine
+from mlorun.core.graph import ProblemGraph
 from mlorun.core.plan import Action
 from mlorun.errors import ConfigError
 from mlorun.hypergradient.evolution import Evolution
-from mlorun.hypergradient.level import Channel, Hypergradient
+from mlorun.hypergradient.level import Channel, Hypergradient, Level
+from mlorun.hypergradient.trajectory import Iterate, Step, Trajectory
+from mlorun.hypergradient.updates import UPDATES
+from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, maml
-from mlorun.verify.suite import hypergradient, relative, series
+from mlorun.verify.suite import hypergradient, relative
 
-STEPS = 2
+LR, STEPS = 0.2, 2
+A = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
+TARGET = torch.tensor([1.0, -1.0], dtype=torch.float64)
+LAM = torch.tensor([0.3, -0.4], dtype=torch.float64)
+OPTIONS = {"lr": LR, "momentum": 0, "weight_decay": 0, "maximize": False, "nesterov": False}
 
 
 @pytest.fixture(autouse=True)
@@ -29,18 +37,88 @@ def float64() -> Iterator[None]:
     torch.set_default_dtype(before)
 
 
-def estimate(case: Case, samples: int, seed: int) -> Tensor:
-    return hypergradient(case, lambda: Evolution(samples, 0.1, seed), steps=STEPS)
+def by_loss(lam: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    return lam, None, {}
 
 
-def test_the_mean_over_ten_thousand_draws_on_a_quadratic_is_within_three_sigma() -> None:
-    case = CASES["Q1 quadratic"]()
-    blocks = torch.stack([estimate(case, 100, seed) for seed in range(100)])  # 1e4 draws
-    wanted = case.expected(series(STEPS))
-    sigma = blocks.std(dim=0) / len(blocks) ** 0.5
-    assert ((blocks.mean(dim=0) - wanted).abs() < 3 * sigma).all()
-    # and the bound means something: one block is much further off than their mean
-    assert relative(blocks.mean(dim=0), wanted) < 0.05 < relative(blocks[0], wanted)
+def by_start(lam: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    return torch.zeros(2), lam, {}
+
+
+def by_learning_rate(lam: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
+    return torch.ones(2), None, {"lr": LR * lam.sum().exp()}
+
+
+# lam to (what the loss pulls towards, the start, the optimizer's options)
+Acts = Callable[[Tensor], tuple[Tensor, Tensor | None, dict[str, Tensor]]]
+
+
+def descent_loss(theta: Tensor, pull: Tensor) -> Tensor:
+    return theta @ A @ theta / 2 - pull @ theta
+
+
+def outer_loss(theta: Tensor) -> Tensor:
+    return (theta - TARGET).square().sum() / 2
+
+
+def end(lam: Tensor, acts: Acts) -> Tensor:
+    """theta_T, written out."""
+    pull, start, options = acts(lam)
+    theta = torch.zeros(2) if start is None else start
+    for _ in range(STEPS):
+        theta = theta - options.get("lr", LR) * (A @ theta - pull)
+    return theta
+
+
+def level(acts: Acts) -> Level:
+    lam = LAM.clone().requires_grad_()
+
+    def loss(seen: object, values: Mapping[str, Vector]) -> Tensor:
+        return descent_loss(values["low"][0], acts(values["up"][0])[0])
+
+    def start(values: Mapping[str, Vector]) -> Vector | None:
+        given = acts(values["up"][0])[1]
+        return None if given is None else (given,)
+
+    first = Iterate((torch.zeros(2),), ({},))
+    steps = [Step(None, (OPTIONS,), {}, first if t == 0 else None) for t in range(STEPS)]
+    theta = (end(LAM, acts),)
+    trajectory = Trajectory(
+        "low", steps, lam={"up": (lam,)}, whole=True, first=0, loss=loss,
+        update=UPDATES[torch.optim.SGD], clip=None, start=start, learned=lambda values: acts(values["up"][0])[2],
+    )  # fmt: skip
+    return Level(
+        "low", theta, {"up": (lam,)}, lambda values: loss(None, {"up": (lam,), **values}),
+        decay=lambda: (0.0,), learning_rates=lambda: (LR,), momenta=lambda: (0.0,),
+        precondition=lambda theta, gradient, x: x,
+        outer=lambda theta, lam: outer_loss(theta[0]),
+        trajectory=lambda: trajectory,
+    )  # fmt: skip
+
+
+def blocks(acts: Acts, sigma: float, count: int, samples: int) -> Tensor:
+    """The estimate of one call after another."""
+    estimate, carry, found = Evolution(samples, sigma, 0), None, []
+    at = level(acts)
+    v = (at.theta[0] - TARGET,)
+    for _ in range(count):
+        parts, carry = estimate(at, v, carry)
+        found.append(parts["up"][0])
+    return torch.stack(found)
+
+
+@pytest.mark.parametrize(
+    ("acts", "sigma", "count"),
+    # F(theta_T) is quadratic in lam for the first two: antithetic pairs are unbiased for any sigma
+    [(by_loss, 0.5, 100), (by_start, 0.5, 10), (by_learning_rate, 1e-3, 10)],
+)
+def test_the_mean_over_many_draws_is_within_three_sigma(acts: Acts, sigma: float, count: int) -> None:
+    lam = LAM.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(outer_loss(end(lam, acts)), lam)
+    found = blocks(acts, sigma, count, samples=100)
+    error = found.std(dim=0) / count**0.5
+    assert ((found.mean(dim=0) - wanted).abs() < 3 * error).all()
+    assert (error < 0.1 * wanted.norm()).all(), "too noisy to tell anything"
 
 
 def test_a_start_decided_above_is_perturbed_too() -> None:
@@ -81,3 +159,26 @@ def test_a_call_is_decided_by_its_carry_and_moves_no_random_numbers() -> None:
 def test_an_option_out_of_bounds_is_refused_by_name(samples: int, sigma: float, name: str) -> None:
     with pytest.raises(ConfigError, match=name):
         Evolution(samples, sigma, 0)
+
+
+def test_a_middle_problem_that_steers_a_lower_one_is_refused() -> None:
+    rows = {name: torch.zeros(2) for name in ("top", "middle", "low")}
+    case = Case(
+        losses=dict.fromkeys(rows, lambda p: sum(row.square().sum() for row in p.values())),  # type: ignore[arg-type]
+        points=rows,
+        graph=ProblemGraph.build(list(rows), {"top": ["middle"], "middle": ["low"]}),
+        upper="top",
+        direct=rows["top"],
+        pulls={},
+        hessians={},
+        cross={},
+    )
+    device = torch.device("cpu")
+    with pytest.raises(ConfigError, match="middle steers low"):
+        Engine(
+            case.problems(lambda: Evolution(1, 0.1, 0)),
+            case.graph,
+            device=device,
+            precision=Precision("fp32", device),
+            train_iters=1,
+        )

@@ -65,6 +65,45 @@ def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     assert not torch.equal(first.y[0], second.y[0])
 
 
+def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
+    case, decay = quadratic(), 0.7
+    h, c = case.hessians["low"], case.cross["low"]["up"]
+    decayed = h + decay * torch.eye(5)
+    theta = torch.linalg.solve(decayed, h @ case.points["low"])
+    rows = {"up": case.points["up"].clone().requires_grad_(), "low": theta.clone().requires_grad_()}
+    direct, v = torch.autograd.grad(case.losses["up"](rows), (rows["up"], rows["low"]))
+    problems = {problem.name: problem for problem in case.problems(lambda: F2SA(1e4, 0.0, 600, 0.3))}
+    low = problems["low"]
+    low.optimizer = torch.optim.SGD(low.theta, lr=0.1, weight_decay=decay)
+    with torch.no_grad():
+        low.theta[0].copy_(theta)
+    precision = Precision("fp32", CPU)
+    engine = Engine(list(problems.values()), case.graph, device=CPU, precision=precision, train_iters=1)
+    engine.execute(Action("low", starts=True))
+    engine.records.peek("up")
+    (found,) = engine.adjoint.gradient("up", problems["up"].training_step(None))
+    assert relative(found, direct - c @ torch.linalg.solve(decayed, v)) < 1e-3
+    assert relative(found, case.exact()) > 0.1
+
+
+@pytest.mark.parametrize("make", [lambda: F2SA(10.0, 1.0, 3, "lr"), lambda: BOME(0.5, 3, "lr")])
+def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: Callable[[], Hypergradient]) -> None:
+    engine = engine_of(quadratic(), make)
+    engine.execute(Action("low", starts=True))
+    engine.records.peek("up")
+    everything = [t for problem in engine.problems.values() for t in problem.theta]
+    before = [t.detach().clone() for t in everything]
+
+    def call(carries: dict[tuple[str, str], object]) -> Tensor:
+        return engine.adjoint.sweep("up", {"low": (torch.ones(5),)}, carries=carries)["low", "up"][0]
+
+    kept: dict[tuple[str, str], object] = {}
+    first, again = call(kept), call({})
+    assert torch.equal(first, again)
+    assert not torch.equal(call(kept), first)
+    assert all(torch.equal(t, old) and t.grad is None for t, old in zip(everything, before, strict=True))
+
+
 def test_one_call_of_bome_is_its_formula() -> None:
     """L = theta'A theta / 2 + lam'C theta + a'theta: every derivative is written out."""
     case = quadratic()

@@ -98,7 +98,7 @@ def expectation(logits: Tensor) -> Tensor:
 def test_the_mean_over_many_draws_is_the_enumerated_gradient_within_three_sigma(baseline: str) -> None:
     logits = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
     (wanted,) = torch.autograd.grad(expectation(logits), logits)
-    found = gradients(Reinforce(baseline, 0.9), 4000)[1:]  # type: ignore[arg-type]
+    found = gradients(Reinforce(baseline, 0.9), 4000)  # type: ignore[arg-type]
     sigma = found.std(dim=0) / len(found) ** 0.5
     assert ((found.mean(dim=0) - wanted).abs() < 3 * sigma).all()
     assert (wanted.abs() > 2 * sigma).any(), "too noisy to tell anything"
@@ -108,6 +108,33 @@ def test_the_baseline_lowers_the_variance() -> None:
     plain = gradients(Reinforce("none", 0.9), 500)[1:].var(dim=0).sum()
     centred = gradients(Reinforce("average", 0.9), 500)[1:].var(dim=0).sum()
     assert centred < 0.7 * plain
+
+
+def test_the_first_call_has_no_baseline_and_later_ones_the_average_of_earlier_rewards() -> None:
+    engine = program(Reinforce("average", 0.75))
+    (row,) = engine.problems["lower"].theta
+    with torch.no_grad():
+        row.fill_(0.3)  # from 0 the target can be met, and a reward of 0 shows nothing
+    engine.execute(Action("lower", starts=True))
+    engine.records.peek("policy")
+    before, theta = torch.get_rng_state(), row.detach().clone()
+    reward = (theta - TARGET).square().sum()
+
+    def call(mean: Tensor | None) -> tuple[Tensor, Tensor]:
+        carries = {} if mean is None else {("policy", "lower"): mean}
+        parts = engine.adjoint.sweep("policy", {"lower": (2 * (theta - TARGET),)}, carries=carries)
+        return parts["lower", "policy"][0], carries["policy", "lower"]
+
+    first, mean = call(None)
+    assert torch.equal(mean, reward)
+    earlier = torch.tensor(3.0)
+    later, after = call(earlier)
+    torch.testing.assert_close(later / (reward - earlier), first / reward)
+    torch.testing.assert_close(after, 0.75 * earlier + 0.25 * reward)
+    # one carry, one answer; and nothing has moved
+    assert torch.equal(call(earlier)[0], later)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(row, theta)
 
 
 def test_an_edge_of_draws_alone_is_accepted_with_reinforce_and_refused_with_t1t2() -> None:

@@ -11,9 +11,16 @@ import torch
 import mlorun
 from mlorun.core.engine import Engine
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.exact import Exact
+from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient, Level
+from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from mlorun.hypergradient.vectors import Vector
+from mlorun.run.device import Precision
+from mlorun.verify.oracles import CASES
 from mlorun.verify.program import compare, examine, points
+from mlorun.verify.suite import default_dtype
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -95,10 +102,6 @@ def test_verifying_does_not_change_the_run() -> None:
 
 def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     engine = engine_of()
-    from mlorun.hypergradient.cross import ForwardOverReverse
-    from mlorun.hypergradient.exact import Exact
-    from mlorun.hypergradient.implicit import Implicit
-    from mlorun.hypergradient.solve import Identity
 
     def with_solve(solve: Any) -> Mapping[str, Hypergradient]:
         return {"classifier": Implicit(solve, ForwardOverReverse(), "post")}
@@ -134,3 +137,28 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     said = next(line for line in report.references if "running its inner loop again" in line)
     assert float(said.rpartition(" ")[2]) < 1e-4
     assert all(edge.off_exact != edge.off_exact for edge in report.edges), "the optimum depends on neither"
+
+
+@pytest.mark.parametrize(
+    ("name", "edges"),
+    [
+        ("Q4 three levels", {("fine", "pre"), ("pre", "s")}),
+        ("Q5 diamond", {("left", "base"), ("right", "base"), ("left", "top"), ("base", "top")}),
+    ],
+)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[str, str]], dtype: torch.dtype) -> None:
+    with default_dtype(dtype):
+        case = CASES[name]()
+    problems = case.problems(lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "post"))
+    device = torch.device("cpu")
+    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3)
+    step, point, _ = next(points(engine, 1, 3))
+    report = examine(step, point)
+    assert {(edge.lower, edge.to) for edge in report.edges} == edges
+    assert report.holds
+    # the oracles' matrices are constants of their losses: those in float32 cannot be put in float64
+    assert ("own precision" in report.references[0]) == (dtype == torch.float32)
+    # at the optimum, conjugate gradients are exact
+    assert all(edge.off_exact < 1e-3 for edge in report.edges)
+    assert len(report.references) == len(point.nodes)
