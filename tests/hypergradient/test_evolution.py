@@ -164,7 +164,7 @@ def test_an_option_out_of_bounds_is_refused_by_name(samples: int, sigma: float, 
 def test_a_middle_problem_that_steers_a_lower_one_is_refused() -> None:
     rows = {name: torch.zeros(2) for name in ("top", "middle", "low")}
     case = Case(
-        losses=dict.fromkeys(rows, lambda p: sum(row.square().sum() for row in p.values())),  # type: ignore[arg-type]
+        losses=dict.fromkeys(rows, lambda p: torch.stack([row.square().sum() for row in p.values()]).sum()),
         points=rows,
         graph=ProblemGraph.build(list(rows), {"top": ["middle"], "middle": ["low"]}),
         upper="top",
