@@ -61,8 +61,10 @@ def _suite() -> int:
     console = screen()
     console.print("relative error of every estimator against what it should give, float64 (float32: the worst)")
     found = []
-    for cell in cells():
-        found.append(cell)
+    with console.status("") as status:
+        for cell in cells():
+            found.append(cell)
+            status.update(f"{cell.estimator} on {cell.case}, {len(found)} numbers so far")
     console.print(suite_table(found))
     console.print("off exact: the largest distance from the exact hypergradient, by the estimator's design")
     broken = [cell for cell in found if not cell.holds]
@@ -106,7 +108,7 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
                     console.print(f"wrote {picture}")
     console.print(
         "error: relative, against the estimator's own definition with exact derivatives in float64\n"
-        "off exact, cosine: against the exact hypergradient of the loss of that batch",
+        "off exact, cosine: against the exact hypergradient of the loss of that batch; ~ if its solve left a residual",
         style="dim",
     )
     broken = sum(not edge.holds for report in reports for edge in report.edges)

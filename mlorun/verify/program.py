@@ -32,6 +32,7 @@ class EdgeReport:
     error           relative, against the estimator's own definition with exact derivatives in float64
     off_exact       relative error against the exact hypergradient; `cosine` likewise; NaN where the lower loss does not
                     read the problem, so that its optimum does not depend on it
+    solved          whether the solves behind the exact one reached their answer
     """
 
     upper: str
@@ -43,6 +44,7 @@ class EdgeReport:
     off_exact: float
     cosine: float
     norm: float
+    solved: bool
 
     @property
     def holds(self) -> bool:
@@ -117,6 +119,7 @@ def examine(step: int, point: Point) -> PointReport:
     got = point.estimate()
     wanted = point.reference({n: d.estimate for n, d in definitions.items()}, _as_defined(point.carries))
     exact, finest = exact_edges(point)
+    solved = all(solve.reached for solve in finest.values())
     edges = tuple(
         EdgeReport(
             upper=point.upper,
@@ -128,6 +131,7 @@ def examine(step: int, point: Point) -> PointReport:
             off_exact=relative_error(part, exact[node, to]) if vectors.norm(exact[node, to]) else math.nan,
             cosine=cosine(part, exact[node, to]),
             norm=float(vectors.norm(part)),
+            solved=solved,
         )
         for (node, to), part in got.items()
     )

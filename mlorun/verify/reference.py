@@ -79,9 +79,14 @@ class ExactOrFinest(Solve):
         return vectors.shaped((basis[:, kept] @ along).to(v[0]), v)
 
     @property
+    def reached(self) -> bool:
+        """Whether x solves the system, rather than coming as near as there is time or range for."""
+        return not self.residual > UNREACHED
+
+    @property
     def said(self) -> str:
         """What it was."""
         said = f"{self.how}, residual {self.residual:.0e}"
-        if self.residual > UNREACHED:
+        if not self.reached:
             said += " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
         return said

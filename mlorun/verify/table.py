@@ -54,8 +54,8 @@ def point_parts(report: PointReport) -> Iterable[RenderableType]:
             edge.estimator,
             _error(edge.error, edge.holds),
             _number(edge.bound),
-            _number(edge.off_exact),
-            _cosine(edge.cosine),
+            _about(_number(edge.off_exact), edge.solved),
+            _about(_cosine(edge.cosine), edge.solved),
             _number(edge.norm),
         )
     yield table
@@ -106,6 +106,10 @@ def _table(*headers: str) -> Table:
 def _error(value: float, holds: bool, digits: int = 1) -> Text:
     said = _number(value, digits)
     return Text(said, style="green") if holds else Text(f"{said} !", style="bold red")
+
+
+def _about(said: str, solved: bool) -> str:
+    return said if solved or said == "-" else f"~{said}"
 
 
 def _number(value: float, digits: int = 1) -> str:

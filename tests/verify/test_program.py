@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 import torch
+from rich.console import Console
+from rich.text import Text
 
 import mlorun
 from mlorun.core.engine import Engine
@@ -21,6 +23,7 @@ from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES
 from mlorun.verify.program import compare, examine, points
 from mlorun.verify.suite import default_dtype
+from mlorun.verify.table import point_parts
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -162,3 +165,21 @@ def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[
     # at the optimum, conjugate gradients are exact
     assert all(edge.off_exact < 1e-3 for edge in report.edges)
     assert len(report.references) == len(point.nodes)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "solved"),
+    [
+        (["classifier.optimizer.weight_decay=0.01"], True),  # positive definite in all directions that the data miss
+        (["classifier.module.sizes=[64,200,10]"], False),
+    ],
+)
+def test_a_reference_that_was_not_reached_is_marked(overrides: list[str], solved: bool) -> None:
+    _, point, _ = next(points(engine_of(*overrides), 1, 1))
+    report = examine(1, point)
+    assert [edge.solved for edge in report.edges] == [solved]
+    console = Console(width=130)
+    with console.capture() as caught:
+        for part in point_parts(report):
+            console.print(part, soft_wrap=isinstance(part, Text))
+    assert (f"~{report.edges[0].off_exact:.1e}" in caught.get()) != solved
