@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Sequence
 from importlib import import_module
+from inspect import getdoc
 
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
@@ -14,7 +15,7 @@ VERBS = {
     "show": "the resolved config: mlorun show OVERRIDES...",
     "check": "every mistake at once, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
-    "verify": "is this hypergradient right? mlorun verify; mlorun verify [--all] [--plot FILE] OVERRIDES...",
+    "verify": "is this hypergradient right? mlorun verify (closed forms); mlorun verify OVERRIDES... (your program)",
 }
 
 HELP = """\
@@ -24,7 +25,7 @@ mlorun runs multilevel optimization experiments from the shell. Three to start w
   mlorun experiment=mwn_digits classifier.optimizer.lr=0.05 classifier.hypergradient=neumann
   mlorun -m experiment=mwn_digits seed=0,1,2               a sweep, with a table at the end
 
-Verbs
+Verbs; mlorun VERB --help says more
 {verbs}
 
 Every other word is an override in Hydra's grammar: key=value, +key=value, ~key, group=option; -m sweeps
@@ -40,6 +41,9 @@ a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 6 the 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     args = list(sys.argv[1:] if argv is None else argv)
+    if {"-h", "--help"} & {*args} and args[0] in VERBS:
+        print(getdoc(import_module(f"mlorun.commands.{args[0]}")))
+        return 0
     if not args or "-h" in args or "--help" in args:
         print(HELP.format(verbs="\n".join(f"  {verb:8s}{text}" for verb, text in VERBS.items())))
         return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlorun.cli import main
+from mlorun.cli import VERBS, main
 from mlorun.config.locations import configs_dir
 from mlorun.config.locations import options as options_of
 
@@ -26,9 +26,18 @@ def test_help_shows_commands_worth_copying(capsys: pytest.CaptureFixture[str]) -
         assert capsys.readouterr().out.count("mlorun experiment=mwn_digits") >= 2
 
 
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_has_a_help_of_its_own(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([verb, "--help"]) == 0
+    said = capsys.readouterr().out
+    assert f"mlorun {verb}" in said and "Three to start with" not in said
+
+
 @pytest.mark.parametrize(
     ("words", "told"),
     [
+        (["experiment=mwn_digits", "classifier.hypergradient=exact"], "classifier has 7510 parameters"),
+        (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
         (["shwo"], "did you mean show"),
         (["experiment=mwn_digit"], "did you mean mwn_digits"),
         (["experiment=mwn_digits", "classifier.hypergradient=neuman"], "did you mean neumann"),

@@ -1,4 +1,4 @@
-"""`mlorun check OVERRIDES...`: every mistake at once; builds, evaluates every loss once, trains nothing."""
+"""mlorun check OVERRIDES...: every mistake at once; builds, evaluates every loss once, trains nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`mlorun graph OVERRIDES...`: levels, paths, and the order of steps. No torch."""
+"""mlorun graph OVERRIDES...: levels, paths, and the order of steps."""
 
 from __future__ import annotations
 

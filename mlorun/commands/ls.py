@@ -1,4 +1,4 @@
-"""`mlorun ls`: the config groups; `mlorun ls GROUP`: its options and what each says of itself."""
+"""mlorun ls: the config groups; mlorun ls GROUP...: their options and what each says of itself."""
 
 from __future__ import annotations
 

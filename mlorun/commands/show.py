@@ -1,4 +1,4 @@
-"""`mlorun show OVERRIDES...`: the config as a run would get it, resolved. No torch."""
+"""mlorun show OVERRIDES...: the config as a run would get it, resolved."""
 
 from __future__ import annotations
 

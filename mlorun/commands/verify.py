@@ -1,4 +1,18 @@
-"""`mlorun verify`: every estimator against closed forms; `mlorun verify OVERRIDES...`: is this hypergradient right?"""
+"""Is this hypergradient right?
+
+mlorun verify                         every estimator against closed forms, about half a minute
+mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is configured with, on its own losses and
+                                      batches at a few points of a short run, against exact derivatives in float64;
+                                      and whether computing it changes parameters, buffers, optimizer state or
+                                      random numbers
+
+  --points N     how many points for each upper problem (3)
+  --steps N      the global steps that they are spread over (50)
+  --all          compare every estimator on the last point with the exact hypergradient: error, time, memory
+  --plot FILE    the same, and a picture of error against time (.png, .pdf, .svg, ...); needs matplotlib
+
+Exit codes: 0 every bound holds, 1 a bound is broken or something changed, 2 the command or the config is wrong.
+"""
 
 from __future__ import annotations
 
@@ -28,18 +42,18 @@ def main(args: list[str]) -> int:
     parser = _Parser(prog="mlorun verify", add_help=False, allow_abbrev=False)
     parser.add_argument("--all", action="store_true", dest="everything")
     parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--points", type=_count, default=POINTS)
-    parser.add_argument("--steps", type=_count, default=STEPS)
+    parser.add_argument("--points", type=_count, metavar="N", default=POINTS)
+    parser.add_argument("--steps", type=_count, metavar="N", default=STEPS)
     # overrides may begin with + or ~, and stand between flags
     options, overrides = parser.parse_known_args(args)
-    if wrong := [text for text in overrides if text.startswith("--")]:
+    if {"-m", "--multirun"} & {*overrides}:
+        parser.error("one program at a time: verify makes no sweep")
+    if wrong := [text for text in overrides if text.startswith("-")]:
         parser.error(f"there is no flag {wrong[0]}")
     if options.plot is not None:
-        from mlorun.verify.plot import require_matplotlib
+        from mlorun.verify.plot import require_picture
 
-        require_matplotlib()
-        if not options.plot.absolute().parent.is_dir():
-            raise ConfigError("there is no folder for the picture", where="--plot", seen=str(options.plot))
+        require_picture(options.plot)
     if not overrides:
         if options.everything or options.plot is not None:
             parser.error("--all and --plot compare estimators on a program: name one, experiment=...")
@@ -48,42 +62,38 @@ def main(args: list[str]) -> int:
 
 
 def _count(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise ValueError
-    return number
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+    return int(text)
 
 
 def _suite() -> int:
     from mlorun.verify.suite import cells
-    from mlorun.verify.table import screen, suite_table
+    from mlorun.verify.table import say, screen, show_suite
 
     console = screen()
-    console.print("relative error of every estimator against what it should give, float64 (float32: the worst)")
+    say(console, "relative error of every estimator against what it should give, float64 (float32: the worst)")
     found = []
     with console.status("") as status:
         for cell in cells():
             found.append(cell)
-            status.update(f"{cell.estimator} on {cell.case}, {len(found)} numbers so far")
-    console.print(suite_table(found))
-    console.print("off exact: the largest distance from the exact hypergradient, by the estimator's design")
+            status.update(f"{cell.estimator} on {cell.case}, {str(cell.dtype).removeprefix('torch.')}")
+    show_suite(console, found)
     broken = [cell for cell in found if not cell.holds]
     for cell in broken:
-        console.print(f"[bold red]broken[/]: {cell.estimator} on {cell.case}, {cell.dtype}: {cell.error:.1e}")
+        say(console, f"broken: {cell.estimator} on {cell.case}, {cell.dtype}: {cell.error:.1e}", style="bold red")
     held = len(found) - len(broken)
-    console.print(f"{held} of {len(found)} bounds hold, in {sum(cell.seconds for cell in found):.0f} s")
+    say(console, f"{held} of {len(found)} bounds hold, in {sum(cell.seconds for cell in found):.0f} s")
     return 1 if broken else 0
 
 
 def _program(overrides: Sequence[str], count: int, steps: int, everything: bool, picture: Path | None) -> int:
-    from rich.text import Text
-
     from mlorun.assemble import build
     from mlorun.config.check import check
     from mlorun.config.compose import composed, explained
     from mlorun.verify.plot import draw
     from mlorun.verify.program import compare, examine, points
-    from mlorun.verify.table import comparison_parts, point_parts, screen
+    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point
 
     config = composed(overrides)
     check(config)
@@ -97,24 +107,20 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
         for step, point, last in points(engine, count, steps):
             report = examine(step, point)
             reports.append(report)
-            for part in point_parts(report):
-                console.print(part, soft_wrap=isinstance(part, Text))
+            show_point(console, report)
             if everything and last:
-                rows = list(compare(point, _estimators(overrides, point)))
-                for part in comparison_parts(rows, report.lower_gradient_seconds):
-                    console.print(part, soft_wrap=isinstance(part, Text))
+                with console.status("comparing all estimators"):
+                    rows = list(compare(point, _estimators(overrides, point)))
+                show_comparison(console, rows, report.lower_gradient_seconds)
                 if picture is not None:
                     draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
-                    console.print(f"wrote {picture}")
-    console.print(
-        "error: relative, against the estimator's own definition with exact derivatives in float64\n"
-        "off exact, cosine: against the exact hypergradient of the loss of that batch; ~ if its solve left a residual",
-        style="dim",
-    )
+                    say(console, f"wrote {picture}")
+    for line in LEGEND:
+        say(console, line, style="dim")
     broken = sum(not edge.holds for report in reports for edge in report.edges)
     disturbed = sum(bool(report.disturbed) for report in reports)
     total = sum(len(report.edges) for report in reports)
-    console.print(f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace", style="bold")
+    say(console, f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace", style="bold")
     return 1 if broken or disturbed else 0
 
 

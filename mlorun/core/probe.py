@@ -1,4 +1,4 @@
-"""Before anything runs: every loss is a scalar, and every declared edge is read by the loss that it names."""
+"""Before anything runs: every loss is a scalar, every declared edge is read, and every estimator fits its problem."""
 
 from __future__ import annotations
 
@@ -28,6 +28,8 @@ def probe(world: World, graph: ProblemGraph) -> None:
     A hypergradient through an edge that no loss reads is zero, in silence: the commonest mistake in the field.
     """
     states = {name: p.stream.state_dict() for name, p in world.problems.items() if p.stream is not None}
+    for name in sorted(graph.differentiated):
+        _check_size(world, graph, name)
     before = _host_rng()
     drew = False
     with world.replay():
@@ -41,6 +43,14 @@ def probe(world: World, graph: ProblemGraph) -> None:
         assert stream is not None
         stream.load_state_dict(state)
     world.host_rng = drew
+
+
+def _check_size(world: World, graph: ProblemGraph, name: str) -> None:
+    estimate = world.problems[name].hypergradient
+    if estimate is not None:
+        sizes = {other: sum(t.numel() for t in world.theta(other)) for other in (name, *graph.read_by(name))}
+        theta = sizes.pop(name)
+        estimate.require_size(name, theta, sum(sizes.values()))
 
 
 def _host_rng() -> tuple[object, bytes]:

@@ -29,7 +29,8 @@ class Exact(Solve):
         self.largest_size = largest_size
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
-        matrix = hessian(level, v, self.largest_size)
+        self.require_size(level.name, sum(t.numel() for t in v))
+        matrix = hessian(level, v)
         matrix.diagonal().add_(self.damping)
         right = vectors.flat(v).cpu().double()[:, None]
         factor, info = torch.linalg.cholesky_ex(matrix)
@@ -47,17 +48,19 @@ class Exact(Solve):
             )
         return vectors.shaped(solution[:, 0].to(v[0].dtype).to(v[0].device), v), None
 
+    def require_size(self, name: str, theta: int) -> None:
+        if theta > self.largest_size:
+            raise ConfigError(
+                f"{name} has {theta} parameters, too many for a dense Hessian",
+                where=f"problems.{name}.hypergradient.solve.largest_size",
+                seen=f"largest_size: {self.largest_size}",
+                fix=f"{name}.hypergradient=cg, or raise largest_size",
+            )
 
-def hessian(level: Level, like: Vector, largest_size: int) -> torch.Tensor:
-    """H, (P, P) in float64 on the CPU, made symmetric. Raises ConfigError for more than `largest_size`."""
+
+def hessian(level: Level, like: Vector) -> torch.Tensor:
+    """H, (P, P) in float64 on the CPU, made symmetric."""
     size = sum(t.numel() for t in like)
-    if size > largest_size:
-        raise ConfigError(
-            f"{level.name} has {size} parameters, too many for a dense Hessian",
-            where=f"problems.{level.name}.hypergradient.solve.largest_size",
-            seen=f"largest_size: {largest_size}",
-            fix=f"choose cg (hypergradient@problems.{level.name}.hypergradient=cg), or raise largest_size",
-        )
     matrix = torch.empty(size, size, dtype=torch.float64)
     for index in range(size):
         unit = torch.zeros(size, dtype=like[0].dtype, device=like[0].device)

@@ -52,15 +52,17 @@ class Forward(Hypergradient):
             for name, like in level.lam.items()
         }, None
 
-    def follow(self, update: Trajectory, tangents: Tangents | None) -> Tangents:
-        count = sum(t.numel() for vector in update.lam.values() for t in vector)
-        if count > self.largest_size:
+    def require_size(self, name: str, theta: int, lam: int) -> None:
+        if lam > self.largest_size:
             raise ConfigError(
-                f"forward mode carries {count} copies of {update.name}'s parameters, one a hyperparameter",
-                where=f"problems.{update.name}.hypergradient.largest_size",
+                f"forward mode carries {lam} copies of {name}'s parameters, one a hyperparameter",
+                where=f"problems.{name}.hypergradient.largest_size",
                 seen=f"largest_size: {self.largest_size}",
-                fix=f"{update.name}.hypergradient=unrolled",
+                fix=f"{name}.hypergradient=unrolled, or raise largest_size",
             )
+
+    def follow(self, update: Trajectory, tangents: Tangents | None) -> Tangents:
+        self.require_size(update.name, 0, sum(t.numel() for vector in update.lam.values() for t in vector))
         return push(update, _start(update) if tangents is None else tangents)
 
 

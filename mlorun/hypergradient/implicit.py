@@ -53,6 +53,9 @@ class Implicit(Hypergradient):
         crossed = cross(level, x)
         return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start, differences)
 
+    def require_size(self, name: str, theta: int, lam: int) -> None:
+        self.solve.require_size(name, theta)
+
     def pack(self, carry: Carry) -> dict[str, Any]:
         stand_in = None if carry.cross is self.cross else type(carry.cross).__name__
         return {"stand_in": stand_in, "solve": carry.solve, "differences": carry.differences}

@@ -201,6 +201,10 @@ class Hypergradient(ABC):
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
         """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
 
+    def require_size(self, name: str, theta: int, lam: int) -> None:
+        """Raise ConfigError where problem `name` has too many parameters, or too many are differentiated in."""
+        return
+
     def pack(self, carry: Any) -> Any:
         """A carry as numbers, texts, tensors, tuples and dicts, for a checkpoint."""
         return carry

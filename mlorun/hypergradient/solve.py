@@ -24,6 +24,10 @@ class Solve(ABC):
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]: ...
 
+    def require_size(self, name: str, theta: int) -> None:
+        """Raise ConfigError where problem `name` has too many parameters for this solve."""
+        return
+
 
 class Identity(Solve):
     """x = v, or lr v with `scale: lr`: H taken for the identity (Luketina et al. 2016, arXiv:1511.06727).

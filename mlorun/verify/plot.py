@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,14 +10,29 @@ from mlorun.errors import ConfigError
 from mlorun.verify.program import Comparison
 
 
-def require_matplotlib() -> None:
-    """Raise ConfigError where the picture could not be drawn."""
+def require_picture(path: Path) -> None:
+    """Raise ConfigError where the picture could not be drawn and written."""
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.backend_bases import FigureCanvasBase
     except ImportError:
         raise ConfigError(
             "a picture needs matplotlib", where="--plot", fix="pip install 'mlorun[plot]', or leave --plot out"
         ) from None
+    known = sorted(FigureCanvasBase.get_supported_filetypes())
+    if path.suffix[1:] not in known:
+        raise ConfigError(
+            "a picture of this format cannot be written",
+            where="--plot",
+            seen=str(path),
+            fix=f"a suffix of {', '.join(known)}",
+        )
+    if path.is_dir() or not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise ConfigError(
+            "the picture cannot be written there",
+            where="--plot",
+            seen=str(path),
+            fix="a folder that is there and yours",
+        )
 
 
 def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:

@@ -71,13 +71,15 @@ class PointReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One estimator on every lower problem of one point; `refused` says why there are no numbers."""
+    """One estimator on every lower problem of one point, against the exact hypergradient; `solved` as for an edge;
+    `refused` says why there are no numbers."""
 
     name: str
     error: float = math.nan
     cosine: float = math.nan
     norm: float = math.nan
     cost: Cost | None = None
+    solved: bool = True
     refused: str = ""
 
 
@@ -188,7 +190,8 @@ def exact_edges(point: Point) -> tuple[Edges, dict[str, ExactOrFinest]]:
 
 def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]) -> Iterator[Comparison]:
     """Every estimator on the same point, against the exact hypergradient of the upper problem."""
-    edges, _ = exact_edges(point)
+    edges, finest = exact_edges(point)
+    solved = all(solve.reached for solve in finest.values())
     exact = point.upper_gradient(edges)
     point.carries.clear()  # other estimators' carries mean nothing to these
     for name, estimates in make.items():
@@ -206,6 +209,7 @@ def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergrad
                 cosine(got, exact),
                 float(vectors.norm(got)),
                 point.cost(made),
+                solved,
             )
         except MlorunError as error:
             yield Comparison(name, refused=error.message)

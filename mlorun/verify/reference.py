@@ -72,7 +72,7 @@ class ExactOrFinest(Solve):
         return x, None
 
     def _dense(self, level: Level, v: Vector) -> Vector:
-        values, basis = torch.linalg.eigh(hessian(level, v, self.largest_dense))
+        values, basis = torch.linalg.eigh(hessian(level, v))
         kept = values.abs() > CUTOFF * values.abs().max()
         along = (basis.T @ vectors.flat(v).cpu().double())[kept] / values[kept]
         self.how = f"dense Hessian of rank {int(kept.sum())} of {len(values)}"

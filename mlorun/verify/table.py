@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from rich.box import SIMPLE_HEAD
-from rich.console import Console, RenderableType
+from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
@@ -16,6 +17,10 @@ from mlorun.verify.program import Comparison, PointReport
 from mlorun.verify.suite import Found
 
 WIDTH = 130  # of a table that goes to a file or a pipe
+LEGEND = (
+    "error: relative, against the estimator's own definition with exact derivatives in float64",
+    "off exact, cosine: against the exact hypergradient of the loss of that batch; ~ if its solve left a residual",
+)
 
 
 def screen() -> Console:
@@ -24,82 +29,120 @@ def screen() -> Console:
     return console if console.is_terminal else Console(highlight=False, width=WIDTH)
 
 
-def suite_table(found: Sequence[Found]) -> Table:
+def say(console: Console, text: str, *, indent: int = 0, style: str = "") -> None:
+    """One line; on a terminal in as many as it takes, indented alike."""
+    if console.is_terminal:
+        console.print(Padding(Text(text, style), (0, 0, 0, indent), expand=False))
+    else:
+        console.print(Text(" " * indent + text, style), soft_wrap=True)
+
+
+def show_suite(console: Console, found: Sequence[Found]) -> None:
     """A row an estimator: float64 errors by oracle and their bound, the worst in float32 and its bound."""
     titles = sorted({cell.case for cell in found})
-    table = _table("estimator", *(title.split()[0] for title in titles), "bound", "float32", "bound", "off exact")
-    for name in suite.ENTRIES:
-        mine = [cell for cell in found if cell.estimator == name]
-        double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
-        single = [cell for cell in mine if cell.dtype == torch.float32]
-        worst = max(single, key=lambda cell: cell.error, default=None)
-        table.add_row(
-            name,
-            *(_error(double[title].error, double[title].holds, 0) if title in double else "" for title in titles),
-            _number(next(iter(double.values())).bound, 0),
-            _error(worst.error, all(cell.holds for cell in single), 0) if worst else "",
-            _number(worst.bound, 0) if worst else "",
-            _number(max(cell.off_exact for cell in double.values()), 0),
-        )
-    return table
+
+    def table(tight: bool) -> Table:
+        headers = (*(title.split()[0] for title in titles), "bound", "float32", "bound", "off\nexact")
+        made = _table("estimator", *headers, tight=tight)
+        for name in suite.ENTRIES:
+            mine = [cell for cell in found if cell.estimator == name]
+            double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
+            single = [cell for cell in mine if cell.dtype == torch.float32]
+            worst = max(single, key=lambda cell: cell.error, default=None)
+            made.add_row(
+                name,
+                *(_error(double[title].error, double[title].holds, 0) if title in double else "" for title in titles),
+                _number(next(iter(double.values())).bound, 0),
+                _error(worst.error, all(cell.holds for cell in single), 0) if worst else "",
+                _number(worst.bound, 0) if worst else "",
+                _number(max(cell.off_exact for cell in double.values()), 0),
+            )
+        return made
+
+    _show(console, table)
+    say(console, "off exact: the largest distance from the exact hypergradient, by the estimator's design", style="dim")
 
 
-def point_parts(report: PointReport) -> Iterable[RenderableType]:
+def show_point(console: Console, report: PointReport) -> None:
     """A table an upper problem and point, and what belongs to it."""
-    yield Text(f"step {report.step}, {report.upper}", style="bold")
-    table = _table("edge", "estimator", "error", "bound", "off exact", "cosine", "norm")
-    for edge in report.edges:
-        table.add_row(
-            f"{edge.to} <- {edge.lower}",
-            edge.estimator,
-            _error(edge.error, edge.holds),
-            _number(edge.bound),
-            _about(_number(edge.off_exact), edge.solved),
-            _about(_cosine(edge.cosine), edge.solved),
-            _number(edge.norm),
-        )
-    yield table
+
+    def table(tight: bool) -> Table:
+        headers = ("error", "bound", "off exact", "cosine", "norm")
+        made = _table("edge", *([] if tight else ["estimator"]), *headers, tight=tight)
+        for edge in report.edges:
+            name = f"{edge.to} <- {edge.lower}"
+            made.add_row(
+                *([f"{name}\n  {edge.estimator}"] if tight else [name, edge.estimator]),
+                _error(edge.error, edge.holds),
+                _number(edge.bound),
+                _about(_number(edge.off_exact), edge.solved),
+                _about(_cosine(edge.cosine), edge.solved),
+                _number(edge.norm),
+            )
+        return made
+
+    say(console, f"step {report.step}, {report.upper}", style="bold")
+    _show(console, table)
     gradients = report.cost.seconds / report.lower_gradient_seconds
-    yield Text(
-        f"  cost of the hypergradient: {1000 * report.cost.seconds:.2f} ms ({gradients:.1f} lower gradients), "
-        f"{report.cost.peak_bytes / 1e6:.1f} MB"
+    cost = (
+        f"{1000 * report.cost.seconds:.2f} ms ({gradients:.1f} lower gradients), {report.cost.peak_bytes / 1e6:.1f} MB"
     )
+    say(console, f"cost of the hypergradient: {cost}", indent=2)
     for line in report.references:
-        yield Text(f"  reference: {line}")
+        say(console, f"reference: {line}", indent=2)
     if report.disturbed:
-        yield Text(f"  a call changes: {', '.join(report.disturbed)}", style="bold red")
+        say(console, f"a call changes: {', '.join(report.disturbed)}", indent=2, style="bold red")
     else:
-        yield Text("  a call leaves parameters, buffers, optimizer state and random numbers as they were, bit for bit")
+        kept = "parameters, buffers, optimizer state and random numbers"
+        say(console, f"a call leaves {kept} as they were, bit for bit", indent=2)
     for line in report.explanations:
-        yield Text(f"  {line}", style="yellow")
+        say(console, line, indent=2, style="yellow")
 
 
-def comparison_parts(rows: Sequence[Comparison], unit: float) -> Iterable[RenderableType]:
+def show_comparison(console: Console, rows: Sequence[Comparison], unit: float) -> None:
     """A row an estimator, quickest first, and who was refused; `unit` is the seconds of one lower gradient."""
-    table = _table("estimator", "off exact", "cosine", "norm", "ms", "lower gradients", "MB")
-    for row in sorted(rows, key=lambda row: row.cost.seconds if row.cost else math.inf):
-        if row.cost is None:
-            continue
-        table.add_row(
-            row.name,
-            _number(row.error),
-            _cosine(row.cosine),
-            _number(row.norm),
-            f"{1000 * row.cost.seconds:.2f}",
-            f"{row.cost.seconds / unit:.1f}",
-            f"{row.cost.peak_bytes / 1e6:.1f}",
-        )
-    yield table
+
+    def table(tight: bool) -> Table:
+        made = _table("estimator", "off exact", "cosine", "norm", "ms", "lower gradients", "MB", tight=tight)
+        for row in sorted(rows, key=lambda row: row.cost.seconds if row.cost else math.inf):
+            if row.cost is None:
+                continue
+            made.add_row(
+                row.name,
+                _about(_number(row.error), row.solved),
+                _about(_cosine(row.cosine), row.solved),
+                _number(row.norm),
+                f"{1000 * row.cost.seconds:.2f}",
+                f"{row.cost.seconds / unit:.1f}",
+                f"{row.cost.peak_bytes / 1e6:.1f}",
+            )
+        return made
+
+    _show(console, table)
     for row in rows:
         if row.refused:
-            yield Text(f"  {row.name}: {row.refused}", style="dim")
+            say(console, f"{row.name}: {row.refused}", indent=2, style="dim")
 
 
-def _table(*headers: str) -> Table:
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+def _show(console: Console, table: Callable[[bool], Table]) -> None:
+    """Tight where it would not fit otherwise. A number is never cut: what is too wide even so, the terminal breaks."""
+    made = table(False)
+    if _width(made) > console.width:
+        made = table(True)
+    if _width(made) > console.width:
+        console = Console(highlight=False, width=_width(made))
+    console.print(made)
+
+
+def _width(table: Table) -> int:
+    return Console(width=10_000).measure(table).maximum
+
+
+def _table(*headers: str, tight: bool) -> Table:
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, 0 if tight else 1))
     for index, header in enumerate(headers):
-        numeric = index > 0 and header != "estimator"
-        table.add_column(header, justify="right" if numeric else "left", no_wrap=numeric or header == "estimator")
+        words = index == 0 or header == "estimator"
+        table.add_column(header, justify="left" if words else "right", no_wrap=True)
     return table
 
 

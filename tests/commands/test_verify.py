@@ -44,6 +44,12 @@ def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str
     [
         (["--al"], "--al"),
         (["--points", "0", "experiment=mwn_digits"], "--points"),
+        (["--steps", "many", "experiment=mwn_digits"], "no whole number"),
+        (["-m", "experiment=mwn_digits"], "no sweep"),
+        (["-x", "experiment=mwn_digits"], "no flag -x"),
+        (["--plot", "errors.xyz", "experiment=mwn_digits"], "png"),
+        (["--plot", "nowhere/errors.png", "experiment=mwn_digits"], "nowhere/errors.png"),
+        (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
         (["--all"], "name one"),
         (["experiment=mwn_digitz"], "mwn_digits"),
         (

@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 import torch
 from rich.console import Console
-from rich.text import Text
 
 import mlorun
 from mlorun.core.engine import Engine
@@ -23,7 +22,7 @@ from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES
 from mlorun.verify.program import compare, examine, points
 from mlorun.verify.suite import default_dtype
-from mlorun.verify.table import point_parts
+from mlorun.verify.table import show_point
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -180,6 +179,5 @@ def test_a_reference_that_was_not_reached_is_marked(overrides: list[str], solved
     assert [edge.solved for edge in report.edges] == [solved]
     console = Console(width=130)
     with console.capture() as caught:
-        for part in point_parts(report):
-            console.print(part, soft_wrap=isinstance(part, Text))
+        show_point(console, report)
     assert (f"~{report.edges[0].off_exact:.1e}" in caught.get()) != solved
