@@ -109,16 +109,30 @@ def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
 
 
 @contextmanager
-def _at(where: str) -> Iterator[None]:
-    """Whatever a constructor says of its arguments, told as a ConfigError at `where` in the config."""
+def _at(where: str, node: Any = None) -> Iterator[None]:
+    """Whatever a constructor says of its arguments, told as a ConfigError at `where` in the config, or where `node`,
+    which stands there, has the argument that it names."""
     try:
         yield
     except (MlorunError, InstantiationException, TypeError, ValueError, RuntimeError, AttributeError) as error:
         cause = error.__cause__ if isinstance(error, InstantiationException) and error.__cause__ else error
         if isinstance(cause, MlorunError):
-            cause.where = f"{where}.{cause.where}" if cause.where and "." not in cause.where else cause.where or where
+            if not cause.where:
+                cause.where = where
+            elif "." not in cause.where:
+                cause.where = f"{where}.{_path(node, cause.where) or cause.where}"
             raise cause  # noqa: B904 - it says all that the error around it does
         raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
+
+
+def _path(node: Any, key: str) -> str | None:
+    """The dotted path of the first `key` in a node, or None."""
+    if not isinstance(node, dict):
+        return None
+    if key in node:
+        return key
+    found = ((name, _path(value, key)) for name, value in node.items())
+    return next((f"{name}.{path}" for name, path in found if path), None)
 
 
 def _first_line(error: BaseException) -> str:
@@ -130,7 +144,7 @@ def make(node: Any, where: str) -> Any:
     if node is None or node == {}:
         return None
     if isinstance(node, dict | list):
-        with _at(where):
+        with _at(where, node):
             return instantiate(node, _convert_="all")
     return node
 

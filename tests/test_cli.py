@@ -38,6 +38,10 @@ def test_every_verb_has_a_help_of_its_own(verb: str, capsys: pytest.CaptureFixtu
     [
         (["experiment=mwn_digits", "classifier.hypergradient=exact"], "classifier has 7510 parameters"),
         (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
+        (
+            ["experiment=mwn_digits", "classifier.hypergradient=cg", "classifier.hypergradient.solve.iterations=-3"],
+            "problems.classifier.hypergradient.solve.iterations",
+        ),
         (["shwo"], "did you mean show"),
         (["experiment=mwn_digit"], "did you mean mwn_digits"),
         (["experiment=mwn_digits", "classifier.hypergradient=neuman"], "did you mean neumann"),
