@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
+from math import isfinite
 from typing import Any, final
 
 import torch
@@ -14,6 +14,7 @@ from mlorun.core.adjoint import Adjoint
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.inner_loop import InnerLoop, begin
+from mlorun.core.nonfinite import Guard, broken_gradient, broken_loss
 from mlorun.core.plan import Action, Plan
 from mlorun.core.probe import probe
 from mlorun.core.problem import Metric, Problem, loss_of, metrics_of
@@ -76,6 +77,7 @@ class Engine:
         self.world = World(self.problems, device)
         self.records = Records(self.world, graph)
         self.adjoint = Adjoint(self.problems, graph, self.records, self.world.replay)
+        self.guard = Guard(at_once=device.type == "cpu")
         self._steering = frozenset(name for name in graph.names if graph.between(name))
         self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
         self._scalers = {name: precision.make_scaler() for name in self.problems}
@@ -184,8 +186,19 @@ class Engine:
             return
         scale = None if scaler is None else scaler.scale(torch.ones((), device=self.device))
         gradient = self.adjoint.gradient(problem.name, loss, scale)
+        if scaler is None:  # which makes such a step vanish itself
+            at, when = loss.detach() * count, f"step {self.step_count + 1}"
+            gradient = self.guard(problem.name, gradient, lambda: self._broken(problem.name, float(at), when))
         for parameter, part in zip(problem.theta, gradient, strict=True):
             parameter.grad = part if parameter.grad is None else parameter.grad + part
+
+    def _broken(self, name: str, loss: float, when: str) -> NonFiniteError:
+        losses = {}
+        with self.world.replay():
+            for low in reversed(self.graph.between(name)):
+                level = self.records.level(low, ())
+                losses[low] = float(level.loss(level.theta).detach())
+        return broken_gradient(name, {**losses, name: loss}, self.adjoint.choices(), when)
 
     def _update(self, problem: Problem, loss: Tensor) -> None:
         """One optimizer step, and what goes with it."""
@@ -214,10 +227,11 @@ class Engine:
         if not names:
             return {}
         told = [(name, key) for name, parts in self._measured.items() for key in parts]
+        flags = self.guard.flags
         values = [newest[name][key] for name, key in names] + [self._measured[name][key] for name, key in told]
-        numbers = torch.stack([value.float().reshape(()) for value in values]).tolist()
+        numbers = torch.stack([value.float().reshape(()) for value in (*values, *flags.values())]).tolist()
         about: dict[str, dict[str, float]] = {}
-        for (name, key), number in zip(told, numbers[len(names) :], strict=True):
+        for (name, key), number in zip(told, numbers[len(names) : len(values)], strict=True):
             about.setdefault(name, {})[key] = number
         found: dict[str, dict[str, float]] = {}
         for (name, key), number in zip(names, numbers[: len(names)], strict=True):
@@ -228,16 +242,15 @@ class Engine:
             emit(Event(self.step_count, "hypergradient", name, measured))
         self._measured = {}
         # lowers first: a broken one soon breaks those above it
+        since = max(0, self.step_count - self.log_every)
+        when = f"between steps {since} and {self.step_count} (engine.log_every=1 finds which)"
         for name in [name for name in self.graph.order if name in found]:
-            metrics = found[name]
-            if not math.isfinite(metrics["loss"]):
-                raise NonFiniteError(
-                    f"the loss of {name} is {metrics['loss']}",
-                    where=f"problems.{name}, between steps "
-                    f"{max(0, self.step_count - self.log_every)} and {self.step_count}",
-                    fix=f"a smaller learning rate ({name}.optimizer.lr=...), {name}.gradient_clip=1.0, "
-                    "or engine.log_every=1 to find the step",
-                )
+            if not isfinite(loss := found[name]["loss"]):
+                raise broken_loss(name, loss, when)
+        for name, flag in zip(flags, numbers[len(values) :], strict=True):
+            if flag:
+                raise self._broken(name, found[name]["loss"], when)
+        flags.clear()
         return {f"{name}/{key}": number for name, parts in found.items() for key, number in parts.items()}
 
     def state_dict(self) -> dict[str, Any]:

@@ -92,5 +92,11 @@ def norm(x: Vector) -> Tensor:
     return norms
 
 
+@torch.no_grad()
+def is_finite(x: Vector) -> Tensor:
+    """Whether no entry is NaN or infinite, ()."""
+    return torch.stack([t.isfinite().all() for t in x]).all()
+
+
 def _wide(t: Tensor) -> Tensor:
     return t.float() if t.dtype in (torch.float16, torch.bfloat16) else t

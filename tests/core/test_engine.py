@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import pytest
@@ -13,14 +14,17 @@ from torch import Tensor, nn
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.graph import ProblemGraph
+from mlorun.core.nonfinite import Guard
 from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem
+from mlorun.core.problem import Problem, loss_of
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError, NonFiniteError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.level import Hypergradient, Level
 from mlorun.hypergradient.solve import ConjugateGradient, Identity
+from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
 
@@ -329,11 +333,63 @@ def test_frozen_and_unused_parameters_stay_where_they_are() -> None:
 
 
 def test_a_loss_that_is_not_finite_ends_the_run_and_names_the_lowest_problem() -> None:
-    problems = bilevel()
-    problems[1].optimizer.param_groups[0]["lr"] = float("inf")
-    with pytest.raises(NonFiniteError, match="loss of low") as caught:
-        engine(problems, {"up": ["low"]}, log_every=2).run()
+    steps_too_far = partial(torch.optim.SGD, lr=float("inf"))
+    low = Classify(name="low", module=nn.Linear(3, 2), optimizer=steps_too_far, stream=data("low"))
+    with pytest.raises(NonFiniteError, match="loss of low is nan") as caught:
+        engine([low], {}, log_every=2).run()
     assert caught.value.exit_code == 4
+    assert caught.value.where == "problems.low, between steps 0 and 2 (engine.log_every=1 finds which)"
+
+
+class NotANumber(Hypergradient):
+    """An estimator that breaks down."""
+
+    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
+        return {name: vectors.scale(part, float("nan")) for name, part in level.lam.items()}, None
+
+
+def diverge(problems: list[Problem]) -> None:
+    problems[1].optimizer.param_groups[0]["lr"] = float("inf")
+
+
+def spoil_the_upper_loss(problems: list[Problem]) -> None:
+    up = problems[0]
+    step = up.training_step
+
+    def spoiled(batch: Any) -> Any:
+        return loss_of(step(batch), "up") * float("nan")
+
+    up.training_step = spoiled  # type: ignore[method-assign]
+
+
+def break_the_estimator(problems: list[Problem]) -> None:
+    problems[1].hypergradient = NotANumber()
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (diverge, "the loss of low is nan"),
+        (spoil_the_upper_loss, "the loss of up is nan"),
+        (break_the_estimator, "the hypergradient of up is not finite"),
+    ],
+)
+def test_a_hypergradient_that_is_not_finite_never_reaches_the_parameters_and_is_named(
+    spoil: Callable[[list[Problem]], None], words: str, at_once: bool
+) -> None:
+    problems = bilevel()
+    spoil(problems)
+    before = vectors.copy(problems[0].theta)
+    made = engine(problems, {"up": ["low"]}, log_every=3)
+    made.guard = Guard(at_once=at_once)  # later: what happens where asking would wait for the device
+    with pytest.raises(NonFiniteError, match=words) as caught:
+        made.run()
+    assert caught.value.exit_code == 4
+    assert made.step_count == (0 if at_once else 3)
+    if at_once:
+        assert all(torch.equal(a, b) for a, b in zip(before, problems[0].theta, strict=True))
+    assert vectors.is_finite(vectors.detach(problems[0].theta))
 
 
 class Deaf(Problem):
