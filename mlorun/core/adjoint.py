@@ -21,8 +21,8 @@ import torch
 from torch import Tensor
 
 from mlorun.core.graph import ProblemGraph
+from mlorun.core.levels import Levels
 from mlorun.core.problem import Problem
-from mlorun.core.records import Records
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Hypergradient, Outer
 from mlorun.hypergradient.trajectory import Values
@@ -42,11 +42,11 @@ class Adjoint:
         self,
         problems: Mapping[str, Problem],
         graph: ProblemGraph,
-        records: Records,
+        levels: Levels,
         replay: Replay,
     ) -> None:
         self._problems = problems
-        self._records = records
+        self._levels = levels
         self._replay = replay
         self.carries: dict[tuple[str, str], Any] = {}
         self.numbers: dict[str, dict[str, Tensor]] | None = None
@@ -109,15 +109,15 @@ class Adjoint:
         *,
         estimates: Mapping[str, Hypergradient] | None = None,
         carries: MutableMapping[tuple[str, str], Any] | None = None,
-        records: Records | None = None,
+        levels: Levels | None = None,
     ) -> dict[tuple[str, str], Vector]:
         """What each edge adds: {(node, name): -B_{node, name} H_node^-1 v_node} for every `name` that node reads.
 
         pulls       dF/dtheta_n of the problems that F reads
-        estimates   instead of the problems' own hypergradients; likewise carries and records
+        estimates   instead of the problems' own hypergradients; likewise carries and levels
         """
         carries = self.carries if carries is None else carries
-        records = records or self._records
+        levels = levels or self._levels
         v = dict(pulls)
         edges: dict[tuple[str, str], Vector] = {}
         for node in self._between[upper]:
@@ -125,12 +125,12 @@ class Adjoint:
                 continue
             estimate = (estimates or {}).get(node) or self._estimate(node)
             if estimates is not None and estimate.follows:
-                records.follow_again(node, estimate, self._reads[upper, node])
+                levels.follow_again(node, estimate, self._reads[upper, node])
             report = None if numbers is None else partial(_put, numbers, node)
             if report is not None:
                 report("pull_norm", vectors.norm(v[node]))
-            outer = _outer(records, upper, node, pulls.get(node), v[node])
-            at = records.level(node, self._reads[upper, node], outer, report)
+            outer = _outer(levels, upper, node, pulls.get(node), v[node])
+            at = levels.level(node, self._reads[upper, node], outer, report)
             with self._replay():
                 parts, carry = estimate(at, v[node], carries.get((upper, node)))
             carries[upper, node] = carry
@@ -170,13 +170,13 @@ class Adjoint:
         return (upper, *self._between[upper])
 
 
-def _outer(records: Records, upper: str, node: str, direct: Vector | None, v: Vector) -> Outer:
+def _outer(levels: Levels, upper: str, node: str, direct: Vector | None, v: Vector) -> Outer:
     """F as a function of one level: its own dependence, and to first order what comes through other levels."""
 
     def outer(theta: Vector, lam: Values) -> Tensor:
         if direct is None:
             return vectors.inner(v, theta)
-        loss = records.outer_loss(upper, {**lam, node: theta})
+        loss = levels.outer_loss(upper, {**lam, node: theta})
         if direct is v:
             return loss
         return loss + vectors.inner(vectors.add(v, direct, alpha=-1.0), theta)

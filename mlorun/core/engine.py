@@ -18,7 +18,7 @@ from mlorun.core.nonfinite import Guard, broken_gradient, broken_loss
 from mlorun.core.plan import Action, Plan
 from mlorun.core.probe import probe
 from mlorun.core.problem import Metric, Problem, loss_of, metrics_of
-from mlorun.core.records import Records
+from mlorun.core.recorder import Recorder
 from mlorun.core.world import World
 from mlorun.errors import GraphError, NonFiniteError
 from mlorun.run.device import Precision
@@ -75,8 +75,9 @@ class Engine:
                     fix="minimize the negative loss",
                 )
         self.world = World(self.problems, device)
-        self.records = Records(self.world, graph)
-        self.adjoint = Adjoint(self.problems, graph, self.records, self.world.replay)
+        self.recorder = Recorder(self.world, graph)
+        self.levels = self.recorder.levels
+        self.adjoint = Adjoint(self.problems, graph, self.levels, self.world.replay)
         self.guard = Guard(at_once=device.type == "cpu")
         self._steering = frozenset(name for name in graph.names if graph.between(name))
         self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
@@ -148,19 +149,19 @@ class Engine:
             self._step(self.problems[action.problem], action)
         else:
             self._inner[action.problem].roll_back()
-            self.records.start(action.problem)
+            self.recorder.start(action.problem)
 
     def _step(self, problem: Problem, action: Action) -> None:
         name = problem.name
         if action.starts:
-            self.records.start(name)
+            self.recorder.start(name)
             begin(problem)
             problem.on_inner_loop_start()
             if name in self._inner:
                 self._inner[name].keep()
-        place = self.records.place(problem)
+        place = self.recorder.place(problem)
         batch = problem.get_batch()
-        self.records.see(name, batch, place)
+        self.recorder.see(name, batch, place)
         with self.precision.autocast():
             result = problem.training_step(batch)
         loss = loss_of(result, name)
@@ -168,7 +169,7 @@ class Engine:
         self._add_gradient(problem, loss)
         problem.grad_callback()
         if action.updates:
-            self.records.before_update(problem)
+            self.recorder.before_update(problem)
             self._update(problem, loss)
         if problem.stream is not None and problem.stream.position == 0:
             problem.epoch_callback()
@@ -196,7 +197,7 @@ class Engine:
         losses = {}
         with self.world.replay():
             for low in reversed(self.graph.between(name)):
-                level = self.records.level(low, ())
+                level = self.levels.level(low, ())
                 losses[low] = float(level.loss(level.theta).detach())
         return broken_gradient(name, {**losses, name: loss}, self.adjoint.choices(), when)
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mlorun.core.adjoint import total
 from mlorun.core.engine import Engine
-from mlorun.core.records import Records
+from mlorun.core.levels import Levels
 from mlorun.core.world import cast
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Hypergradient
@@ -45,7 +45,7 @@ class Point:
     def __init__(self, engine: Engine, upper: str) -> None:
         self.engine = engine
         self.upper = upper
-        engine.records.peek(upper)
+        engine.recorder.peek(upper)
         self.finest, self.precision = self._finest()
         self.carries: Carries = copy.deepcopy(engine.adjoint.carries)
 
@@ -54,31 +54,31 @@ class Point:
         """The lower problems that the hypergradient passes."""
         return self.engine.graph.between(self.upper)
 
-    def _finest(self) -> tuple[Records, str]:
-        """The records that references are taken on, and their precision: float64 wherever the losses allow it."""
-        records = self.engine.records.to(torch.float64)
+    def _finest(self) -> tuple[Levels, str]:
+        """The levels that references are taken on, and their precision: float64 wherever the losses allow it."""
+        levels = self.engine.levels.to(torch.float64)
         try:
-            records.outer_loss(self.upper, {})
+            levels.outer_loss(self.upper, {})
             for node in self.nodes:
-                assert records.level(node, ()).gradient
+                assert levels.level(node, ()).gradient
         except RuntimeError:
             # a loss holds tensors of its own that cannot be known, and does not mix them with float64
             return (
-                self.engine.records,
+                self.engine.levels,
                 "the parameters' own precision (a loss holds constants that float64 does not mix with)",
             )
-        return records, "float64"
+        return levels, "float64"
 
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
-        records = self.engine.records
+        levels = self.engine.levels
         start = dict(self.carries if carries is None else carries)
-        return self._sweep(records, self._pulls(records), estimates, start)
+        return self._sweep(levels, self._pulls(levels), estimates, start)
 
     def reference(self, estimates: Estimates, carries: Carries | None = None) -> Edges:
         """What these estimators give in the finest precision: parameters, batch, carries and all."""
         start = dict(carries or {})
-        if self.finest is not self.engine.records:
+        if self.finest is not self.engine.levels:
             start = {edge: _in_double(carry) for edge, carry in start.items()}
         return self._sweep(self.finest, self._pulls(self.finest), estimates, start)
 
@@ -88,25 +88,25 @@ class Point:
 
     def cost(self, estimates: Estimates | None = None) -> Cost:
         """Of the indirect part, warm."""
-        records = self.engine.records
+        levels = self.engine.levels
         carries = copy.deepcopy(self.carries)
-        pulls = self._pulls(records)
-        self._sweep(records, pulls, estimates, carries)
+        pulls = self._pulls(levels)
+        self._sweep(levels, pulls, estimates, carries)
         seconds = []
         for _ in range(REPEATS):
             start = time.perf_counter()
-            self._sweep(records, pulls, estimates, copy.copy(carries))
+            self._sweep(levels, pulls, estimates, copy.copy(carries))
             self._wait()
             seconds.append(time.perf_counter() - start)
         with PeakMemory() as memory:
-            self._sweep(records, pulls, estimates, copy.copy(carries))
+            self._sweep(levels, pulls, estimates, copy.copy(carries))
         return Cost(sorted(seconds)[REPEATS // 2], memory.peak)
 
     def lower_gradient_seconds(self, node: str) -> float:
         """One gradient of the lower problem's loss, the unit of cost."""
         seconds = []
         for _ in range(10 * REPEATS):
-            level = self.engine.records.level(node, ())
+            level = self.engine.levels.level(node, ())
             start = time.perf_counter()
             with self.engine.world.replay():
                 assert level.gradient
@@ -125,16 +125,16 @@ class Point:
             found.append("two calls differ")
         return found
 
-    def _pulls(self, records: Records) -> dict[str, Vector]:
+    def _pulls(self, levels: Levels) -> dict[str, Vector]:
         names = (self.upper, *self.nodes)
-        loss = records.outer_loss(self.upper, {})
-        return self.engine.adjoint.pulls(self.upper, loss, {name: records.theta(name) for name in names})[1]
+        loss = levels.outer_loss(self.upper, {})
+        return self.engine.adjoint.pulls(self.upper, loss, {name: levels.theta(name) for name in names})[1]
 
     def _sweep(
-        self, records: Records, pulls: Mapping[str, Vector], estimates: Estimates | None, carries: Carries
+        self, levels: Levels, pulls: Mapping[str, Vector], estimates: Estimates | None, carries: Carries
     ) -> Edges:
         adjoint = self.engine.adjoint
-        return adjoint.sweep(self.upper, pulls, estimates=estimates, carries=carries, records=records)
+        return adjoint.sweep(self.upper, pulls, estimates=estimates, carries=carries, levels=levels)
 
     def _fingerprint(self) -> dict[str, list[Any]]:
         engine = self.engine

@@ -94,7 +94,7 @@ def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, Point,
             "nobody differentiates through anybody in this program", where="dependencies.u2l", fix="declare an edge"
         )
     engine.probe()
-    engine.records.keep_everything()
+    engine.recorder.keep_everything()
     steps = min(steps, engine.train_iters)
     for upper in uppers:
         if not any(_steps(engine, upper, step) for step in range(steps)):

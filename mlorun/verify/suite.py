@@ -163,7 +163,7 @@ def hypergradient(case: Case, make: Callable[[], Hypergradient], lr: float = LR,
             for index in range(1 if case.start else steps):
                 engine.execute(Action(name, starts=index == 0))
     upper = engine.problems[case.upper]
-    engine.records.peek(case.upper)
+    engine.recorder.peek(case.upper)
     gradient = engine.adjoint.gradient(case.upper, upper.training_step(None))  # type: ignore[arg-type]
     return gradient[0]
 

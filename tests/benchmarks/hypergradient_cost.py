@@ -66,12 +66,12 @@ def caller(engine: Engine, estimate: Hypergradient) -> Callable[[], object]:
 def main(overrides: list[str]) -> None:
     """Print the table."""
     engine = mlorun.build(mlorun.compose(["experiment=mwn_mnist", "engine.train_iters=20", *overrides]))
-    engine.records.keep_everything()
+    engine.recorder.keep_everything()
     engine.run()
 
     def gradient() -> object:
         with engine.world.replay():
-            return engine.records.level("classifier", ()).gradient
+            return engine.levels.level("classifier", ()).gradient
 
     runs = {name: caller(engine, estimate) for name, (estimate, _) in estimators().items()}
     for run in (gradient, *runs.values()):

@@ -137,7 +137,7 @@ def engine_at(case: Case, made: Hypergradient) -> Engine:
     )
     for index in range(STEPS):
         engine.execute(Action("low", starts=index == 0))
-    engine.records.peek("up")
+    engine.recorder.peek("up")
     return engine
 
 

@@ -132,11 +132,11 @@ def test_what_an_estimator_carries_is_part_of_the_checkpoint_and_comes_back(name
     def prepared() -> Engine:
         engine = engine_of(CASES["Q1 quadratic"](), {"low": estimate()})
         engine.execute(Action("low", starts=True))
-        engine.records.peek("up")
+        engine.recorder.peek("up")
         return engine
 
     def gradient(engine: Engine) -> Tensor:
-        loss = engine.records.outer_loss("up", {})
+        loss = engine.levels.outer_loss("up", {})
         return engine.adjoint.gradient("up", loss)[0]
 
     first = prepared()

@@ -331,7 +331,7 @@ def test_a_pull_of_zero_gives_a_hypergradient_of_zero() -> None:
     for cross in CROSSES:
         program = Program("plain", Identity(1.0), cross)
         program.gradient()
-        level = program.engine.records.level("lower", ("upper",))
+        level = program.engine.levels.level("lower", ("upper",))
         zero = tuple(torch.zeros_like(t) for t in level.theta)
         assert all((part == 0).all() for part in cross(level, zero)["upper"])
 
@@ -339,7 +339,7 @@ def test_a_pull_of_zero_gives_a_hypergradient_of_zero() -> None:
 def test_a_hessian_product_is_the_hessian_times_the_vector() -> None:
     program = Program("dropout", Identity(1.0), ForwardOverReverse(), decay=2.0)
     program.gradient()
-    level = program.engine.records.level("lower", ("upper",))
+    level = program.engine.levels.level("lower", ("upper",))
     x = tuple(torch.randn_like(t) for t in level.theta)
     sizes = [t.numel() for t in level.theta]
 
@@ -479,7 +479,7 @@ def test_tied_parameters_are_one_parameter_wherever_they_stand() -> None:
         [program.upper, lower], program.engine.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1
     )
     engine.execute(Action("lower"))
-    level = engine.records.level("lower", ("upper",))
+    level = engine.levels.level("lower", ("upper",))
     x = tuple(torch.randn_like(t) for t in level.theta)
     assert len(level.theta) == 1
     crosses = [torch.cat([t.flatten() for t in cross(level, x)["upper"]]) for cross in CROSSES]
@@ -512,7 +512,7 @@ def test_cross_entropy_of_a_detached_loss_is_exact_in_float32() -> None:
             [program.upper, lower], program.engine.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1
         )
         engine.execute(Action("lower"))
-        level = engine.records.level("lower", ("upper",))
+        level = engine.levels.level("lower", ("upper",))
         torch.manual_seed(6)
         x = tuple(torch.randn_like(t) for t in level.theta)
         results.append(torch.cat([t.flatten() for t in cross(level, x)["upper"]]))

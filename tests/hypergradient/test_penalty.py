@@ -80,7 +80,7 @@ def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     precision = Precision("fp32", CPU)
     engine = Engine(list(problems.values()), case.graph, device=CPU, precision=precision, train_iters=1)
     engine.execute(Action("low", starts=True))
-    engine.records.peek("up")
+    engine.recorder.peek("up")
     (found,) = engine.adjoint.gradient("up", problems["up"].training_step(None))
     assert relative(found, direct - c @ torch.linalg.solve(decayed, v)) < 1e-3
     assert relative(found, case.exact()) > 0.1
@@ -90,7 +90,7 @@ def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
 def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: Callable[[], Hypergradient]) -> None:
     engine = engine_of(quadratic(), make)
     engine.execute(Action("low", starts=True))
-    engine.records.peek("up")
+    engine.recorder.peek("up")
     everything = [t for problem in engine.problems.values() for t in problem.theta]
     before = [t.detach().clone() for t in everything]
 

@@ -116,7 +116,7 @@ def test_the_first_call_has_no_baseline_and_later_ones_the_average_of_earlier_re
     with torch.no_grad():
         row.fill_(0.3)  # from 0 the target can be met, and a reward of 0 shows nothing
     engine.execute(Action("lower", starts=True))
-    engine.records.peek("policy")
+    engine.recorder.peek("policy")
     before, theta = torch.get_rng_state(), row.detach().clone()
     reward = (theta - TARGET).square().sum()
 

@@ -15,7 +15,7 @@ from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 from mlorun.core.adjoint import Adjoint
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.problem import Problem
-from mlorun.core.records import Records
+from mlorun.core.recorder import Recorder
 from mlorun.core.world import World
 from mlorun.errors import ConfigError, RunError
 from mlorun.hypergradient import vectors
@@ -591,11 +591,11 @@ class Chain:
             list(self.problems), {"upper": ["lower"]}, {"lower": ["middle"], "middle": ["upper"]}
         )
         world = World(self.problems, torch.device("cpu"))
-        records = Records(world, graph)
+        recorder = Recorder(world, graph)
         for problem in (lower, middle):
-            records.see(problem.name, None)
-            records.before_update(problem)
-        self.adjoint = Adjoint(self.problems, graph, records, world.replay)
+            recorder.see(problem.name, None)
+            recorder.before_update(problem)
+        self.adjoint = Adjoint(self.problems, graph, recorder.levels, world.replay)
 
     def gradient(self) -> Tensor:
         upper = self.problems["upper"]

@@ -307,11 +307,11 @@ def test_a_call_leaves_no_trace_and_a_second_one_gives_the_same_bits(estimate: H
         state = [t.clone() for s in program.lower.optimizer.state.values() for t in s.values() if t is not None]
         return [*(t.detach().clone() for t in (*body.parameters(), *body.buffers())), *state, torch.get_rng_state()]
 
-    program.engine.records.peek("upper")
+    program.engine.recorder.peek("upper")
     before = everything()
     gradients = []
     for _ in range(2):
-        loss = program.engine.records.outer_loss("upper", {})
+        loss = program.engine.levels.outer_loss("upper", {})
         gradients.append(program.engine.adjoint.gradient("upper", loss)[0])
     assert torch.equal(*gradients)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
@@ -412,8 +412,8 @@ def test_the_fixed_point_of_an_update_is_its_last_step_differentiated_again_and_
         for action in program.engine.plan.at(step):
             if action.problem == "lower":
                 program.engine.execute(action)
-    records = program.engine.records
-    trajectory = records.trajectory("lower", ("upper",))
+    levels = program.engine.levels
+    trajectory = levels.trajectory("lower", ("upper",))
     last = len(trajectory) - 1
     at = trajectory.steps[last].iterate
     assert at is not None
@@ -439,5 +439,5 @@ def test_the_fixed_point_of_an_update_is_its_last_step_differentiated_again_and_
     total = torch.zeros_like(p)
     for _ in range(iterations + 1):
         total, p = total + p, on_z.T @ p
-    found, _ = UpdateMap(iterations)(records.level("lower", ("upper",)), v, None)
+    found, _ = UpdateMap(iterations)(levels.level("lower", ("upper",)), v, None)
     assert relative(found["upper"][0], on_weights.T @ total) < 1e-10
