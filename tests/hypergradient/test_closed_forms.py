@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -18,14 +18,6 @@ from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
 
 A, TERMS = 0.05, 7
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def truncated(h: Tensor, v: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import get_args
 
 import pytest
@@ -27,14 +27,6 @@ A = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
 TARGET = torch.tensor([1.0, -1.0], dtype=torch.float64)
 LAM = torch.tensor([0.3, -0.4], dtype=torch.float64)
 OPTIONS = {"lr": LR, "momentum": 0, "weight_decay": 0, "maximize": False, "nesterov": False}
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def by_loss(lam: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:

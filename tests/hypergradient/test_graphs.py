@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -23,14 +22,6 @@ from mlorun.verify.oracles import CASES, Case, three_levels
 from mlorun.verify.suite import ENTRIES, LR, STEPS, hypergradient, relative, series
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def definite(size: int, seed: int) -> Tensor:

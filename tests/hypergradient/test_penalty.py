@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import pytest
@@ -20,14 +20,6 @@ from mlorun.verify.oracles import CASES, Case, quadratic
 from mlorun.verify.suite import hypergradient, relative
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
 
 
 def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:

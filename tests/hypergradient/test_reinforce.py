@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import product
 
 import pytest
@@ -27,15 +27,6 @@ from mlorun.verify.oracles import Point
 CPU = torch.device("cpu")
 GATES, LR, TARGET = 3, 0.5, 1.0
 PULL = torch.tensor([1.0, -0.5, 2.0], dtype=torch.float64)
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 class Gated(Problem):

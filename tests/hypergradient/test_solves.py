@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -36,15 +36,6 @@ from mlorun.hypergradient.warm_step import WarmStep
 SIZES = (2, 3)  # a level's parameters: two tensors, P = 5 entries
 P = sum(SIZES)
 LR = 0.2
-
-
-@pytest.fixture(autouse=True)
-def float64() -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(before)
 
 
 def with_eigenvalues(values: Tensor) -> Tensor:
