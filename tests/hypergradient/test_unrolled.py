@@ -211,6 +211,10 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned start and lr of adam": {"optimizer": OPTIMIZERS["adam"], "start": True, "learned": {"lr": 0.05}},
     "clipping": {"optimizer": OPTIMIZERS["momentum"], "clip": 0.3},
     "accumulation": {"optimizer": OPTIMIZERS["momentum"], "accumulation": 2},
+    "groups": {
+        "optimizer": lambda p: SGD([{"params": [*p][:2], "momentum": 0.9}, {"params": [*p][2:], "lr": 0.02}], lr=0.1)
+    },
+    "a parameter that the optimizer does not hold": {"optimizer": lambda p: SGD([*p][1:], lr=0.1)},
     "scheduler": {
         "optimizer": OPTIMIZERS["sgd"],
         "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, step_size=2, gamma=0.5),
