@@ -109,8 +109,11 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
             reports.append(report)
             show_point(console, report)
             if everything and last:
-                with console.status("comparing all estimators"):
-                    rows = list(compare(point, _estimators(overrides, point)))
+                rows = []
+                with console.status("comparing all estimators") as status:
+                    for row in compare(point, _estimators(overrides, point)):
+                        rows.append(row)
+                        status.update(f"comparing all estimators: {len(rows)}, {row.name}")
                 show_comparison(console, rows, report.lower_gradient_seconds)
                 if picture is not None:
                     draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
