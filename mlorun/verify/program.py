@@ -20,8 +20,8 @@ from mlorun.verify.reference import Definition, ExactOrFinest, definition
 
 QUOTIENT_STEP = 1e-5
 STOP_GRADIENT = (
-    "a difference of the loss sees through stop-gradients (detach, no_grad) in the lower loss, where it is not the "
-    "derivative of the update; t1t2 is"
+    "a difference of the loss sees through stop-gradients (detach, no_grad): it is not the derivative of the update. "
+    "A hypergradient with an exact cross is, such as t1t2"
 )
 
 

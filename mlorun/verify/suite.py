@@ -32,7 +32,7 @@ from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, maml
 
 LR, STEPS = 0.05, 8  # of every inner loop
-SAMPLES = 400
+SAMPLES = 200
 
 
 @dataclass(frozen=True)

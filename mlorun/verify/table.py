@@ -42,8 +42,8 @@ def show_suite(console: Console, found: Sequence[Found]) -> None:
     titles = sorted({cell.case for cell in found})
 
     def table(tight: bool) -> Table:
-        headers = (*(title.split()[0] for title in titles), "bound", "float32", "bound", "off\nexact")
-        made = _table("estimator", *headers, tight=tight)
+        headers = (*(title.split()[0] for title in titles), "bound", "float32", "bound")
+        made = _table("estimator", *headers, "off\nexact" if tight else "off exact", tight=tight)
         for name in suite.ENTRIES:
             mine = [cell for cell in found if cell.estimator == name]
             double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
