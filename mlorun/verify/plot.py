@@ -5,9 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mlorun.errors import ConfigError
 from mlorun.verify.program import Comparison
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# of a name beside its point: points upwards, and to which side, nearest first
+PLACES = tuple((sign * lift, side) for lift in (0, 9, 18, 28, 38, 50, 62) for sign in (1, -1) for side in (1, -1))
 
 
 def require_picture(path: Path) -> None:
@@ -46,14 +53,47 @@ def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:
         for row in rows
         if row.cost is not None and row.error > 0 and row.norm > 0
     )
-    for index, (milliseconds, error, name) in enumerate(shown):
-        axes.scatter(milliseconds, error, s=24, color="tab:blue")
-        # neighbours from left to right take turns above and below, or their names would cover each other
-        offset = (4, 5) if index % 2 else (4, -11)
-        axes.annotate(name, (milliseconds, error), xytext=offset, textcoords="offset points", fontsize=8)
+    axes.scatter([row[0] for row in shown], [row[1] for row in shown], s=24, color="tab:blue", zorder=3)
     axes.set(xscale="log", yscale="log", title=title)
-    axes.margins(x=0.12, y=0.1)
+    axes.margins(x=0.12, y=0.2)
     axes.set_xlabel("milliseconds of one hypergradient")
     axes.set_ylabel("relative error against the exact hypergradient")
     axes.grid(visible=True, alpha=0.3)
+    figure.draw_without_rendering()  # from here on it is known where points and names come to lie
+    _name(axes, shown)
     figure.savefig(path, dpi=120)
+
+
+def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:
+    """Write each point's name at the nearest place where it covers no other name and no point; a line leads to it."""
+    from matplotlib.text import Text
+    from matplotlib.transforms import Bbox
+
+    corners = [axes.transData.transform((x, y)) - 4 for x, y, _ in points]
+    taken = [Bbox.from_bounds(float(left), float(bottom), 8, 8) for left, bottom in corners]
+    for x, y, name in points:
+        labels = []
+        for lift, side in PLACES:
+            label = axes.annotate(
+                name,
+                (x, y),
+                xytext=(side * (5 if abs(lift) < 12 else 12), lift),
+                textcoords="offset points",
+                fontsize=8,
+                ha="left" if side > 0 else "right",
+                va="center",
+                arrowprops={"arrowstyle": "-", "lw": 0.5, "color": "gray", "shrinkA": 0, "shrinkB": 3},
+            )
+            labels.append(label)
+            label.get_window_extent()  # puts it in its place
+            box = Text.get_window_extent(label)  # without the line
+            if (
+                box.count_overlaps(taken) == 0
+                and axes.bbox.fully_containsx(box.x0)
+                and axes.bbox.fully_containsx(box.x1)
+            ):
+                break
+        chosen = labels.pop()
+        for label in labels:
+            label.remove()
+        taken.append(Text.get_window_extent(chosen))
