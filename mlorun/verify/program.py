@@ -138,10 +138,11 @@ def examine(step: int, point: Point) -> PointReport:
         for (node, to), part in got.items()
     )
     blind = {e.lower for e in edges if not e.holds and _takes_differences(problems[e.lower].hypergradient)}
+    compared = {edge.lower for edge in edges if not math.isnan(edge.off_exact)}
     references = [
-        f"{node}: {definitions[node].what}, in {point.precision}; exact: {finest[node].said}"
+        f"{node}: {definitions[node].what}, in {point.precision}; exact: "
+        + (finest[node].said if node in compared else "none, for the optimum of its loss depends on nobody above")
         for node in point.nodes
-        if node in finest
     ]
     again = loop_again(point, wanted)
     if again is not None:

@@ -139,6 +139,7 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     said = next(line for line in report.references if "running its inner loop again" in line)
     assert float(said.rpartition(" ")[2]) < 1e-4
     assert all(edge.off_exact != edge.off_exact for edge in report.edges), "the optimum depends on neither"
+    assert "exact: none" in report.references[0]
 
 
 @pytest.mark.parametrize(
