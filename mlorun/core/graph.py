@@ -63,13 +63,13 @@ class ProblemGraph:
         """Problems whose optimum somebody differentiates through: their steps are recorded for replay."""
         return frozenset(node for upper in self.names for node in self.between(upper))
 
-    def below(self, name: str) -> frozenset[str]:
-        """Every problem with an l2u path to `name`."""
+    def below(self, name: str, without: str | None = None) -> frozenset[str]:
+        """Every problem with an l2u path to `name`, that does not pass `without`."""
         seen: set[str] = set()
         stack = list(self.lowers[name])
         while stack:
             node = stack.pop()
-            if node not in seen:
+            if node not in seen and node != without:
                 seen.add(node)
                 stack.extend(self.lowers[node])
         return frozenset(seen)
@@ -85,6 +85,19 @@ class ProblemGraph:
             if node in below and (node in self.steers[upper] or passed.intersection(self.lowers[node])):
                 passed.add(node)
         return tuple(node for node in reversed(self.order) if node in passed)
+
+    def unseen(self, upper: str) -> tuple[tuple[str, str], ...]:
+        """(middle, lower) wherever a path upper -> middle -> lower -> upper is left out of `upper`'s hypergradient.
+
+        The optimum of `middle` answers `upper`, that of `lower` answers `middle`, and `upper` reads `lower` by l2u
+        edges past `middle`: of its change with `upper`, the part that comes by `middle` is not differentiated.
+        """
+        return tuple(
+            (middle, lower)
+            for middle in self.between(upper)
+            for lower in self.steers[middle]
+            if lower in self.below(upper, without=middle)
+        )
 
     def read_by(self, name: str) -> tuple[str, ...]:
         """The problems that somebody differentiates in through `name`: lower optima that its loss reads, and uppers."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
 import random
 from collections.abc import Mapping, Sequence
@@ -18,6 +19,8 @@ from mlorun.core.world import World
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient.draws import taped
 from mlorun.hypergradient.level import Channel
+
+log = logging.getLogger("mlorun.core")
 
 _AND = " and "
 
@@ -120,6 +123,14 @@ def _check_edges(
                 fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), in initial_parameters or in "
                 "optimizer_options, or drop the edge",
             )
+    for middle in graph.between(name):
+        for lower in graph.steers[middle]:
+            if (middle, lower) in graph.unseen(name) or _reads(loss, world.problems[lower]):
+                log.warning(
+                    f"{name} reads {lower}, whose optimum answers {middle}, whose optimum answers {name}: the path "
+                    f"{name} -> {middle} -> {lower} -> {name} is not part of the hypergradient. What {name} reads of "
+                    f"{lower} counts as if {lower} did not answer {middle}."
+                )
     for lower in graph.lowers[name]:
         if not _reads(loss, world.problems[lower]):
             raise GraphError(

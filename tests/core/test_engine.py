@@ -413,6 +413,29 @@ def test_an_edge_that_no_loss_reads_is_refused_before_anything_moves(deaf: str) 
     assert program.step_count == 0
 
 
+class Both(Problem):
+    """Reads the middle and the lowest problem."""
+
+    def training_step(self, batch: Any) -> Any:
+        return F.cross_entropy(self.low(batch[0]), batch[1]) + self.up(batch[0][:, :1]).mean()
+
+
+class Penalized(Meta):
+    def training_step(self, batch: Any) -> Any:
+        weights = sum(p.square().sum() for p in self.module.parameters())
+        return F.cross_entropy(self.low(batch[0]), batch[1]) + self.top.module.weight.exp().sum() * weights
+
+
+@pytest.mark.parametrize("l2u", [None, {"low": ["up", "top"], "up": ["top"]}])
+def test_a_path_that_no_hypergradient_passes_is_named(l2u: Any, caplog: pytest.LogCaptureFixture) -> None:
+    top = Both(name="top", module=nn.Linear(1, 1), optimizer=sgd, stream=data("top"))
+    low = bilevel()[1]
+    weight = nn.Sequential(nn.Linear(1, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
+    up = Penalized(name="up", module=weight, optimizer=sgd, stream=data("up"), hypergradient=t1t2())
+    engine([top, up, low], {"top": ["up"], "up": ["low"]}, l2u).probe()
+    assert [record.getMessage() for record in caplog.records if "top -> up -> low -> top" in record.getMessage()]
+
+
 def test_a_probe_leaves_streams_and_random_numbers_as_they_were() -> None:
     program = engine(bilevel(), {"up": ["low"]})
     rng = torch.get_rng_state()

@@ -39,6 +39,19 @@ def test_a_problem_that_leads_nowhere_is_not_passed() -> None:
     assert graph.differentiated == {"steered"}
 
 
+@pytest.mark.parametrize(
+    ("u2l", "l2u", "unseen"),
+    [
+        ({"up": ["mid"], "mid": ["low"]}, None, ()),
+        ({"up": ["mid"], "mid": ["low"]}, {"low": ["mid", "up"], "mid": ["up"]}, (("mid", "low"),)),
+        ({"up": ["mid", "low"], "mid": ["low"]}, None, (("mid", "low"),)),
+        ({"up": ["low"]}, {"low": ["mid"], "mid": ["up"]}, ()),
+    ],
+)
+def test_a_path_that_comes_back_past_the_middle_problem_is_known_to_be_left_out(u2l, l2u, unseen) -> None:  # type: ignore[no-untyped-def]
+    assert ProblemGraph.build(["up", "mid", "low"], u2l, l2u).unseen("up") == unseen
+
+
 def test_problems_without_dependencies_are_all_leaves() -> None:
     graph = ProblemGraph.build(["a", "b"])
     assert graph.leaves == ("a", "b")
