@@ -7,11 +7,13 @@ mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is config
                                       random numbers
 
   --points N     how many points for each upper problem (3)
-  --steps N      the global steps that they are spread over (50)
+  --steps N      the global steps that they are spread over, from the first possible one (50)
   --all          compare every estimator on the last point with the exact hypergradient: error, time, memory
-  --plot FILE    the same, and a picture of error against time (.png, .pdf, .svg, ...); needs matplotlib
+  --plot FILE    the same, and a picture of error against time (.png, .pdf, .svg, ...), one for
+                 each upper problem; needs matplotlib
 
-Exit codes: 0 every bound holds, 1 a bound is broken or something changed, 2 the command or the config is wrong.
+Exit codes: 0 every bound holds, 1 a bound is broken or something changed, 2 the command or the config is wrong,
+4 a loss or a hypergradient is not finite.
 """
 
 from __future__ import annotations
@@ -102,6 +104,7 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     except Exception as error:
         raise explained(error, overrides) from error.__cause__
     console = screen()
+    alone = sum(bool(engine.graph.between(name)) for name in engine.graph.names) == 1
     reports = []
     with _without_remarks():
         for step, point, last in points(engine, count, steps):
@@ -116,8 +119,9 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
                         status.update(f"comparing all estimators: {len(rows)}, {row.name}")
                 show_comparison(console, rows, report.lower_gradient_seconds)
                 if picture is not None:
-                    draw(rows, f"{config.name}, step {step}, {point.upper}", picture)
-                    say(console, f"wrote {picture}")
+                    path = picture if alone else picture.with_stem(f"{picture.stem}-{point.upper}")
+                    drawn = draw(rows, f"{config.name}, step {step}, {point.upper}", path)
+                    say(console, f"wrote {path}" if drawn else "no picture: there is no exact hypergradient here")
     for line in LEGEND:
         say(console, line, style="dim")
     broken = sum(not edge.holds for report in reports for edge in report.edges)
@@ -131,12 +135,15 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
 def _without_remarks() -> Iterator[None]:
     """Which stand-in is used, and what a central difference sees, is in the tables: the log need not say it again."""
     log = logging.getLogger("mlorun.hypergradient")
-    before = log.level
-    log.setLevel(logging.ERROR)
+
+    def other(record: logging.LogRecord) -> bool:
+        return record.module != "choice"
+
+    log.addFilter(other)
     try:
         yield
     finally:
-        log.setLevel(before)
+        log.removeFilter(other)
 
 
 def _estimators(overrides: Sequence[str], point: Point) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -28,12 +28,17 @@ class Levels:
         self._world = world
         self._records = records
         self._dtype: torch.dtype | None = None
+        self._constants = False
         self._values: dict[str, Vector] = {}
 
-    def to(self, dtype: torch.dtype) -> Levels:
-        """The same in another precision, of the parameters as they are now."""
+    def to(self, dtype: torch.dtype, *, constants: bool = False) -> Levels:
+        """The same in another precision, of the parameters as they are now.
+
+        `constants`: new tensors that a loss makes without saying of which type are in that precision, too; so are the
+        random numbers that it draws into such tensors, which then differ.
+        """
         other = Levels(self._world, {name: record.to(dtype) for name, record in self._records.items()})
-        other._dtype = dtype
+        other._dtype, other._constants = dtype, constants
         other._values = {
             name: tuple(cast(dtype, t.detach()).requires_grad_() for t in self._world.theta(name))
             for name in self._records
@@ -111,8 +116,25 @@ class Levels:
         with self._in_precision(), self._world.substituted({**self._values, **values}):
             return function()
 
-    def _in_precision(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._dtype is None else self._world.parameters_as(self._dtype)
+    @contextmanager
+    def _in_precision(self) -> Iterator[None]:
+        if self._dtype is None:
+            yield
+            return
+        constants = default_dtype(self._dtype) if self._constants else nullcontext()
+        with self._world.parameters_as(self._dtype), constants:
+            yield
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """The type of new floating-point tensors inside."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
 
 
 def _vector(tensors: Any) -> Vector | None:

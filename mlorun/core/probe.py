@@ -18,11 +18,13 @@ from mlorun.core.problem import Problem, loss_of
 from mlorun.core.world import World
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient.draws import taped
+from mlorun.hypergradient.first_order import FirstOrder
 from mlorun.hypergradient.level import Channel
 
 log = logging.getLogger("mlorun.core")
 
 _AND = " and "
+REPEATS_TO = 1e-3  # relative; kernels of accelerators do not give the same bits twice
 
 
 def probe(world: World, graph: ProblemGraph) -> None:
@@ -33,12 +35,21 @@ def probe(world: World, graph: ProblemGraph) -> None:
     states = {name: p.stream.state_dict() for name, p in world.problems.items() if p.stream is not None}
     for name in sorted(graph.differentiated):
         _check_size(world, graph, name)
+    for name, problem in world.problems.items():
+        if problem.hypergradient is not None and name not in graph.differentiated:
+            log.warning(
+                f"problems.{name}.hypergradient is not used: nobody differentiates through {name}. A hypergradient "
+                "stands with the lower problem."
+            )
     before = _host_rng()
     drew = False
     with world.replay():
         for problem in world.problems.values():
+            batch = problem.get_batch()
             with taped() as draws:
-                loss = _loss(world, problem, problem.get_batch())
+                loss = _loss(world, problem, batch)
+            if problem.name in graph.differentiated:
+                _check_repeats(world, problem, batch)
             _check_edges(world, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
     for name, state in states.items():
@@ -78,6 +89,18 @@ def _loss(world: World, problem: Problem, batch: Any) -> Tensor:
             fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
         )
     return loss
+
+
+def _check_repeats(world: World, problem: Problem, batch: Any) -> None:
+    """A hypergradient evaluates a lower loss again: it must be a function of what is replayed."""
+    moment = (world.moment(batch),)
+    first, second = (float(world.loss(problem.name, moment, {}).detach()) for _ in range(2))
+    if abs(first - second) > REPEATS_TO * abs(first):
+        log.warning(
+            f"the loss of {problem.name} is {first:g}, and {second:g} when it is evaluated again on the same batch, "
+            "parameters and random state: its hypergradient will be off. Draw from torch's own generators, keep "
+            "running numbers in buffers, and change no batch in place."
+        )
 
 
 def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Channel, tuple[Tensor, ...]]:
@@ -123,6 +146,11 @@ def _check_edges(
                 fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), in initial_parameters or in "
                 "optimizer_options, or drop the edge",
             )
+    estimates = [world.problems[lower].hypergradient for lower in graph.between(name)]
+    if estimates and all(isinstance(e, FirstOrder) for e in estimates) and not _reads(loss, problem):
+        log.warning(
+            f"{name} learns nothing: its loss does not read its own parameters, and first_order is all there is"
+        )
     for middle in graph.between(name):
         for lower in graph.steers[middle]:
             if (middle, lower) in graph.unseen(name) or _reads(loss, world.problems[lower]):

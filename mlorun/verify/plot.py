@@ -42,17 +42,19 @@ def require_picture(path: Path) -> None:
         )
 
 
-def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:
-    """Write the picture; its format is the file's suffix."""
+def draw(rows: Sequence[Comparison], title: str, path: Path) -> bool:
+    """Write the picture; its format is the file's suffix. False, and no file, where no error is known."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
     shown = sorted(
         (1000 * row.cost.seconds, row.error, row.name)
         for row in rows
         if row.cost is not None and row.error > 0 and row.norm > 0
     )
+    if not shown:
+        return False
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    axes = figure.subplots()
     axes.scatter([row[0] for row in shown], [row[1] for row in shown], s=24, color="tab:blue", zorder=3)
     axes.set(xscale="log", yscale="log", title=title)
     axes.margins(x=0.12, y=0.2)
@@ -62,6 +64,7 @@ def draw(rows: Sequence[Comparison], title: str, path: Path) -> None:
     figure.draw_without_rendering()  # from here on it is known where points and names come to lie
     _name(axes, shown)
     figure.savefig(path, dpi=120)
+    return True
 
 
 def _name(axes: Axes, points: Sequence[tuple[float, float, str]]) -> None:

@@ -57,18 +57,20 @@ class Point:
 
     def _finest(self) -> tuple[Levels, str]:
         """The levels that references are taken on, and their precision: float64 wherever the losses allow it."""
-        levels = self.engine.levels.to(torch.float64)
-        try:
-            levels.outer_loss(self.upper, {})
-            for node in self.nodes:
-                assert levels.level(node, ()).gradient
-        except RuntimeError:
-            # a loss holds tensors of its own that cannot be known, and does not mix them with float64
-            return (
-                self.engine.levels,
-                "the parameters' own precision (a loss holds constants that float64 does not mix with)",
-            )
-        return levels, "float64"
+        # a loss that makes tensors of its own need not mix with float64
+        for constants in (False, True):
+            levels = self.engine.levels.to(torch.float64, constants=constants)
+            try:
+                levels.outer_loss(self.upper, {})
+                for node in self.nodes:
+                    assert levels.level(node, ()).gradient
+            except RuntimeError:
+                continue
+            return levels, "float64"
+        return (
+            self.engine.levels,
+            "the parameters' own precision, so that rounding is not seen (constants in a loss do not mix with float64)",
+        )
 
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
@@ -124,8 +126,8 @@ class Point:
         first = self.estimate(estimates, copy.deepcopy(self.carries))
         after = self._fingerprint()
         second = self.estimate(estimates, copy.deepcopy(self.carries))
-        found = [name for name in before if not _equal(before[name], after[name])]
-        if any(not _equal(first[edge], second[edge]) for edge in first):
+        found = [name for name in before if not equal(before[name], after[name])]
+        if any(not equal(first[edge], second[edge]) for edge in first):
             found.append("two calls differ")
         return found
 
@@ -158,14 +160,16 @@ class Point:
             torch.cuda.synchronize(self.engine.device)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def equal(one: Any, other: Any) -> bool:
     """Bitwise, through any nesting."""
     if isinstance(one, Tensor):
-        return isinstance(other, Tensor) and one.dtype == other.dtype and torch.equal(one, other)
+        if not isinstance(other, Tensor) or one.dtype != other.dtype or one.shape != other.shape:
+            return False
+        return bool(((one == other) | ((one != one) & (other != other))).all())  # NaN is as it was
     if isinstance(one, Mapping):
-        return isinstance(other, Mapping) and one.keys() == other.keys() and all(_equal(one[k], other[k]) for k in one)
+        return isinstance(other, Mapping) and one.keys() == other.keys() and all(equal(one[k], other[k]) for k in one)
     if isinstance(one, list | tuple):
-        return len(one) == len(other) and all(_equal(a, b) for a, b in zip(one, other, strict=True))
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from mlorun.core.engine import Engine
+from mlorun.core.levels import default_dtype
 from mlorun.core.plan import Action
 from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
 from mlorun.hypergradient.evolution import Evolution
@@ -172,13 +172,3 @@ def relative(got: Tensor, wanted: Tensor) -> float:
     """norm(got - wanted) / norm(wanted); the norm of what was got where 0 was wanted."""
     length = float(wanted.norm())
     return float((got - wanted).norm()) / (length or 1.0)
-
-
-@contextmanager
-def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(dtype)
-    try:
-        yield
-    finally:
-        torch.set_default_dtype(before)

@@ -39,6 +39,15 @@ def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str
     assert Path("errors.png").stat().st_size > 5000
 
 
+def test_where_nothing_is_exact_no_picture_is_drawn(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib")
+    small = ["learner.module.sizes=[1,2,1]", "meta.module.sizes=[1,2,1]", "--points", "1", "--steps", "2"]
+    assert main(["verify", "experiment=maml_sinusoid", *small, "--plot", "errors.png"]) == 0
+    text = capsys.readouterr().out
+    assert "no picture" in text and not Path("errors.png").exists()
+    assert "t1t2: zero, as it differentiates loss alone" in text
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [

@@ -21,6 +21,7 @@ from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError, NonFiniteError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.first_order import FirstOrder
 from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient, Level
 from mlorun.hypergradient.solve import ConjugateGradient, Identity
@@ -434,6 +435,38 @@ def test_a_path_that_no_hypergradient_passes_is_named(l2u: Any, caplog: pytest.L
     up = Penalized(name="up", module=weight, optimizer=sgd, stream=data("up"), hypergradient=t1t2())
     engine([top, up, low], {"top": ["up"], "up": ["low"]}, l2u).probe()
     assert [record.getMessage() for record in caplog.records if "top -> up -> low -> top" in record.getMessage()]
+
+
+def remarks(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(record.getMessage() for record in caplog.records)
+
+
+def test_a_hypergradient_that_nobody_uses_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    up, low = bilevel()
+    engine([up, low], {"up": ["low"]}).probe()
+    assert not caplog.records
+    up.hypergradient = t1t2()
+    engine([up, low], {"up": ["low"]}).probe()
+    assert "problems.up.hypergradient is not used" in remarks(caplog)
+
+
+def test_first_order_with_nothing_of_the_first_order_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    up, low = bilevel()
+    low.hypergradient = FirstOrder()
+    engine([up, low], {"up": ["low"]}).probe()
+    assert "up learns nothing" in remarks(caplog)
+
+
+def test_a_loss_with_a_state_of_its_own_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
+    up, low = bilevel()
+    step, own = low.training_step, torch.Generator().manual_seed(0)
+
+    def noisy(batch: Any) -> Any:
+        return step((batch[0] + torch.randn(batch[0].shape, generator=own), batch[1]))
+
+    low.training_step = noisy  # type: ignore[method-assign]
+    engine([up, low], {"up": ["low"]}).probe()
+    assert "the loss of low is" in remarks(caplog)
 
 
 def test_a_probe_leaves_streams_and_random_numbers_as_they_were() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from mlorun.verify.suite import default_dtype
+from mlorun.core.levels import default_dtype
 
 
 @pytest.fixture(autouse=True)

@@ -11,6 +11,8 @@ from rich.console import Console
 
 import mlorun
 from mlorun.core.engine import Engine
+from mlorun.core.levels import default_dtype
+from mlorun.core.problem import loss_of
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.exact import Exact
@@ -20,8 +22,8 @@ from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES
+from mlorun.verify.point import equal
 from mlorun.verify.program import compare, examine, points
-from mlorun.verify.suite import default_dtype
 from mlorun.verify.table import show_point
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -182,3 +184,26 @@ def test_a_reference_that_was_not_reached_is_marked(overrides: list[str], solved
     with console.capture() as caught:
         show_point(console, report)
     assert (f"~{report.edges[0].off_exact:.1e}" in caught.get()) != solved
+
+
+def test_a_constant_of_the_loss_is_taken_in_float64_too() -> None:
+    engine = engine_of()
+    reweight = engine.problems["reweight"]
+    step = reweight.training_step
+
+    def with_a_constant(batch: Any) -> Any:
+        grid = torch.linspace(0, 3, 20)[:, None]
+        return loss_of(step(batch), "reweight") + reweight(grid).mean()
+
+    reweight.training_step = with_a_constant  # type: ignore[method-assign]
+    _, point, _ = next(points(engine, 1, 1))
+    report = examine(1, point)
+    assert point.precision == "float64" and torch.get_default_dtype() == torch.float32
+    assert 0 < report.edges[0].error < 1e-5
+
+
+def test_nan_is_no_change_and_a_changed_number_is() -> None:
+    broken = torch.tensor([float("nan"), 1.0])
+    assert equal([broken], [broken.clone()])
+    assert not equal([broken], [torch.tensor([float("nan"), 2.0])])
+    assert not equal([broken], [torch.tensor([1.0, float("nan")])])
