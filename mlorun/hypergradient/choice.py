@@ -83,8 +83,8 @@ def choose(cross: Cross, level: Level, x: Vector) -> Cross:
     if isinstance(cross, ForwardOverReverse) and agreement.relative_error > LARGEST_ERROR:
         log.warning(
             "%s: forward over reverse is %.0f %% off double backward: the loss changes from evaluation to evaluation "
-            "(a generator or a state of its own?), or the forward derivative of some kernel is not that of its backward "
-            "pass. Using double backward",
+            "(a generator or a state of its own?), or the forward derivative of some kernel is not that of its "
+            "backward pass. Using double backward",
             edge,
             100 * agreement.relative_error,
         )
