@@ -42,6 +42,10 @@ def test_every_verb_has_a_help_of_its_own(verb: str, capsys: pytest.CaptureFixtu
             ["experiment=mwn_digits", "classifier.hypergradient=cg", "classifier.hypergradient.solve.iterations=-3"],
             "problems.classifier.hypergradient.solve.iterations",
         ),
+        (
+            ["experiment=mwn_digits", "classifier.hypergradient=darts", "classifier.hypergradient.radius=1"],
+            "did you mean cross.radius?",
+        ),
         (["shwo"], "did you mean show"),
         (["experiment=mwn_digit"], "did you mean mwn_digits"),
         (["experiment=mwn_digits", "classifier.hypergradient=neuman"], "did you mean neumann"),

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import fields
+from typing import Any
 
 import yaml
 from hydra.errors import (
@@ -14,7 +15,7 @@ from hydra.errors import (
     MissingConfigException,
     OverrideParseException,
 )
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from mlorun.config.locations import PLACED_GROUPS, groups, options
@@ -122,10 +123,24 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
         return ConfigError(said, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    return _unknown_key(key, known, where, arguments)
+    plain = OmegaConf.to_container(parent) if "." in key and isinstance(parent, DictConfig) else None
+    return _unknown_key(key, known, where, arguments, _deeper(plain, key.rpartition(".")[2]))
 
 
-def _unknown_key(key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str]) -> ConfigError:
+def _deeper(node: Any, name: str) -> list[str]:
+    """Where `name` is a key below the keys of a plain node: dotted paths."""
+    children = node.items() if isinstance(node, dict) else ()
+    return [
+        f"{key}.{path}"
+        for key, child in children
+        if isinstance(child, dict)
+        for path in ([name] if name in child else _deeper(child, name))
+    ]
+
+
+def _unknown_key(
+    key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str], deeper: Sequence[str] = ()
+) -> ConfigError:
     before, _, name = key.rpartition(".")
     problems = _problems(arguments)
     known = sorted({field.name for field in fields(Config)} | set(problems)) if not before else sorted(siblings)
@@ -142,8 +157,8 @@ def _unknown_key(key: str, siblings: Iterable[str], where: str | None, arguments
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
-    fix = did_you_mean(name, known)
-    if before:
+    fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
+    if before and not deeper:
         fix += f"; +{key}=... adds a key"
     return ConfigError(f"there is no key {name!r}{f' in {before}' if before else ''}", where=where, fix=fix)
 
