@@ -13,23 +13,28 @@ from omegaconf import DictConfig, OmegaConf
 
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.data.batches import Split, on_device
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
+from mlorun.run.generators import preserved
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
 
-PACE = ("unroll_steps", "warmup_steps", "gradient_accumulation", "roll_back")
+SCHEDULE = ("unroll_steps", "warmup_steps", "gradient_accumulation", "roll_back")
 # keys of a problem that build reads itself; every other key is an argument of its class
-OWN = (*PACE, "_target_", "module", "optimizer", "scheduler", "hypergradient", "split", "batch_size", "gradient_clip",
-       "evaluate_on", "evaluation_batch_size")  # fmt: skip
+OWN = (*SCHEDULE, "_target_", "module", "optimizer", "scheduler", "hypergradient", "split", "batch_size",
+       "gradient_clip", "evaluate_on", "evaluation_batch_size")  # fmt: skip
 
 
-def build(config: DictConfig) -> Engine:
-    """The engine of a composed and checked config, on its device. Raises ConfigError, DataError, DeviceError."""
+def build(config: DictConfig, *, record_all: bool = False) -> Engine:
+    """The engine of a composed and checked config, on its device. Raises ConfigError, DataError, DeviceError.
+
+    record_all   record what any estimator could need, so that all can be compared. Global random number generators are
+                 left as they were.
+    """
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     dependencies = plain["dependencies"] or {}
     problems = plain["problems"]
@@ -40,18 +45,19 @@ def build(config: DictConfig) -> Engine:
     seed = plain["seed"]
     # on the device once, for every stream and evaluation that shares them
     splits = {name: on_device(split, device) for name, split in make(plain["data"], "data").items()}
-    # uppers first: the order in which an author thinks of them
-    built = {name: _problem(name, problems[name], splits, device, seed) for name in reversed(graph.order)}
-    engine = Engine(
+    with preserved(device):
+        # uppers first: the order in which an author thinks of them
+        built = {name: _problem(name, problems[name], splits, device, seed) for name in reversed(graph.order)}
+    return Engine(
         [built[name] for name in graph.names],
         graph,
         device=device,
         precision=precision,
+        seed=derive_seed(seed, "run"),
         evaluations=_evaluations(problems, splits),
+        record_all=record_all,
         **plain["engine"],
     )
-    seed_everything(derive_seed(seed, "run"))
-    return engine
 
 
 def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], device: torch.device, seed: int) -> Problem:
@@ -75,7 +81,7 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
         optimizer=_placed(node["optimizer"], f"{where}.optimizer"),
         scheduler=_placed(node["scheduler"], f"{where}.scheduler"),
         stream=batches,
-        pace=Pace(**{key: node[key] for key in PACE}),
+        update_schedule=UpdateSchedule(**{key: node[key] for key in SCHEDULE}),
         gradient_clip=node["gradient_clip"],
         hypergradient=make(node["hypergradient"], f"{where}.hypergradient"),
         **extra,

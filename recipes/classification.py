@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from torch import Tensor
 
-from mlorun.core.problem import Metric, Problem
+from mlorun import Metric, Problem
 
 Batch = tuple[Tensor, Tensor]
 

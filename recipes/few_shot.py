@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from mlorun.core.problem import Metric, Problem
+from mlorun import Metric, Problem
 
 Pairs = tuple[Tensor, Tensor]
 # {"support": (x, y), "query": (x, y)}, each (tasks, points, 1)
@@ -33,6 +33,12 @@ class Learner(Problem):
 
     def on_inner_loop_start(self) -> None:
         self._task = None
+
+    def state_dict(self) -> Mapping[str, Any]:
+        return {"task": self._task}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._task = state["task"]
 
     def task(self) -> Tasks:
         """The task at hand, drawn at its first use in an inner loop."""
@@ -70,7 +76,7 @@ class Meta(Problem):
 
         def adapted_error(x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
             adapted = weights
-            for _ in range(self.learner.pace.unroll_steps):
+            for _ in range(self.learner.update_schedule.unroll_steps):
                 slopes = grad(error)(adapted, x, y)
                 adapted = {name: w - rate * slopes[name] for name, w in adapted.items()}
             return error(adapted, query_x, query_y)

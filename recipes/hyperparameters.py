@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from mlorun.recipes.classification import Batch, Classifier, accuracy
 from torch import Tensor, nn
 
-from mlorun.core.problem import Metric, Problem
+from mlorun import Metric, Problem
 from mlorun.errors import ConfigError
 
 

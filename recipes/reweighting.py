@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch.nn.functional as F
 from mlorun.recipes.classification import Batch, Classifier, accuracy
 
-from mlorun.core.problem import Metric, Problem
+from mlorun import Metric, Problem
 
 
 class WeightedClassifier(Classifier):

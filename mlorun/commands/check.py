@@ -8,7 +8,7 @@ from omegaconf import DictConfig
 
 from mlorun.config.check import check
 from mlorun.config.compose import composed, explained
-from mlorun.core.graph import ProblemGraph
+from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import ConfigError, ConfigErrors
 
 

@@ -10,8 +10,8 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mlorun.config.compose import composed
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action, Pace, Plan
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
 
 LONGEST = 40  # actions of a cycle that are printed
 
@@ -21,16 +21,16 @@ def main(args: list[str]) -> int:
     plain: Any = OmegaConf.to_container(composed(args))
     problems = plain["problems"]
     graph = ProblemGraph.build(tuple(problems), plain["dependencies"]["u2l"], plain["dependencies"]["l2u"])
-    plan = Plan.simulate(graph, {name: pace_of(node) for name, node in problems.items()})
+    plan = Plan.simulate(graph, {name: schedule_of(node) for name, node in problems.items()})
     screen = Console(highlight=False)
     for line in lines(graph, plan, problems):
         screen.print(line, soft_wrap=True)
     return 0
 
 
-def pace_of(node: Mapping[str, Any]) -> Pace:
-    """The pace that a problem's config asks for."""
-    return Pace(**{key: node[key] for key in Pace.__dataclass_fields__})
+def schedule_of(node: Mapping[str, Any]) -> UpdateSchedule:
+    """The update schedule that a problem's config asks for."""
+    return UpdateSchedule(**{key: node[key] for key in UpdateSchedule.__dataclass_fields__})
 
 
 def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Iterator[str]:
@@ -38,12 +38,12 @@ def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Itera
     yield "[bold]levels[/] (the top one is trained for its own sake)"
     for height, names in reversed(list(enumerate(graph.levels(), start=1))):
         yield f"  {height}  {', '.join(names)}"
-    steering = [name for name in graph.names if graph.between(name)]
+    steering = [name for name in graph.names if graph.nodes_on_paths(name)]
     yield "[bold]hypergradients[/]" if steering else "[bold]hypergradients[/]: none"
     for upper in steering:
         for path in graph.paths(upper):
             steps = " -> ".join(path)
-            yield f"  {upper} through {', '.join(graph.between(upper))}: {steps} -> {upper}"
+            yield f"  {upper} through {', '.join(graph.nodes_on_paths(upper))}: {steps} -> {upper}"
     yield "[bold]order of steps[/]"
     prefix = _spelled([action for step in plan.prefix for action in step])
     cycle = _spelled([action for step in plan.cycle for action in step])

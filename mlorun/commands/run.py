@@ -107,7 +107,7 @@ def _is_override(text: str) -> bool:
 
 
 def _single(config: DictConfig, overrides: Sequence[str]) -> int:
-    from mlorun.commands.train import (
+    from mlorun.training import (
         train,
     )  # torch is slow to import, and not needed to see that a config is wrong
 

@@ -49,7 +49,7 @@ def job(config: DictConfig, facts: HydraConf) -> None:
     write_json(folder / JOB, asked)
     Console(highlight=False).print(f"[bold]job {asked['number']}[/]  {' '.join(overrides)}", soft_wrap=True)
     try:
-        from mlorun.commands.train import train  # torch, which the process of the sweep may never need
+        from mlorun.training import train  # torch, which the process of the sweep may never need
 
         resolve(config)
         result = train(config, overrides, folder)

@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from mlorun.errors import ConfigError
 
 if TYPE_CHECKING:
-    from mlorun.hypergradient.level import Hypergradient
-    from mlorun.verify.point import Point
+    from mlorun.hypergradient.estimator import Hypergradient
+    from mlorun.verify.point import VerificationPoint
 
 POINTS, STEPS = 3, 50
 
@@ -100,11 +100,11 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     config = composed(overrides)
     check(config)
     try:
-        engine = build(config)
+        engine = build(config, record_all=True)
     except Exception as error:
         raise explained(error, overrides) from error.__cause__
     console = screen()
-    alone = sum(bool(engine.graph.between(name)) for name in engine.graph.names) == 1
+    alone = sum(bool(engine.graph.nodes_on_paths(name)) for name in engine.graph.names) == 1
     reports = []
     with _without_remarks():
         for step, point, last in points(engine, count, steps):
@@ -146,7 +146,9 @@ def _without_remarks() -> Iterator[None]:
         log.removeFilter(other)
 
 
-def _estimators(overrides: Sequence[str], point: Point) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:
+def _estimators(
+    overrides: Sequence[str], point: VerificationPoint
+) -> Mapping[str, Callable[[], Mapping[str, Hypergradient]]]:
     """Every option of the hypergradient group, put on every lower problem of this point."""
     from omegaconf import OmegaConf
 

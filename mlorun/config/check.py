@@ -18,7 +18,7 @@ from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 # keys of a node with a _target_ that are no arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
 # what build passes to every problem by itself
-BUILT = ("name", "module", "optimizer", "scheduler", "stream", "pace", "gradient_clip", "hypergradient")
+BUILT = ("name", "module", "optimizer", "scheduler", "stream", "update_schedule", "gradient_clip", "hypergradient")
 OWN = tuple(field.name for field in fields(ProblemConfig))
 # parts of a problem that build calls with one more argument
 CALLED = ("optimizer", "scheduler")

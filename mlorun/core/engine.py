@@ -1,67 +1,105 @@
-"""Executes the plan: batch, loss, gradient, optimizer; and tells listeners what came of it."""
+"""Executes the plan: batch, loss, gradient, update; and offers its steps to whoever wants to hang on them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from math import isfinite
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
 from typing import Any, final
 
 import torch
 from torch import Tensor
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from mlorun.core.adjoint import Adjoint
+from mlorun.core.callback import Callback
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.inner_loop import InnerLoop, begin
-from mlorun.core.nonfinite import Guard, broken_gradient, broken_loss
-from mlorun.core.plan import Action, Plan
+from mlorun.core.nonfinite import Guard, broken_gradient
 from mlorun.core.probe import probe
-from mlorun.core.problem import Metric, Problem, loss_of, metrics_of
-from mlorun.core.recorder import Recorder
-from mlorun.core.world import World
+from mlorun.core.program.graph import Edges, ProblemGraph
+from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.program.schedule import Action, Plan
+from mlorun.core.replay.functional import FunctionalProgram
+from mlorun.core.replay.recorder import Recorder
+from mlorun.core.report import Emit, Reporter
+from mlorun.core.roll_back import RollBack
 from mlorun.errors import GraphError, NonFiniteError
+from mlorun.hypergradient import derivatives
+from mlorun.hypergradient.vectors import Vector
+from mlorun.run import generators
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
+from mlorun.run.generators import GeneratorState
 
-Emit = Callable[[Event], None]
+CPU = torch.device("cpu")
 
 
 @final
 class Engine:
-    """A program ready to run.
+    """A program ready to run. It owns everything that a step changes: see `state_dict`.
 
     problems      by name; `engine.problems["classifier"].module` is a plain nn.Module
+    dependencies  the graph of the problems, or what it is built from: {"u2l": {"reweight": ["classifier"]}}
     train_iters   global steps in all
     valid_every   evaluate after every so many global steps, and at the end; 0 is only at the end
     log_every     report losses and metrics after every so many global steps, and at the end
+    device        that the problems' modules are on
+    precision     of losses; None is float32
+    seed          of all random numbers that losses draw; None leaves the generators to the caller
+    plan          in place of the one that the problems' update schedules make
+    record_all    record what any estimator could need, so that all can be compared
     """
 
     def __init__(
         self,
         problems: Sequence[Problem],
-        graph: ProblemGraph,
+        dependencies: ProblemGraph | Mapping[str, Edges | Mapping[str, Sequence[str]]] | None = None,
         *,
-        device: torch.device,
-        precision: Precision,
         train_iters: int,
         valid_every: int = 0,
         log_every: int = 100,
         evaluations: Sequence[Evaluation] = (),
+        device: torch.device = CPU,
+        precision: Precision | None = None,
+        seed: int | None = None,
+        plan: Plan | None = None,
+        record_all: bool = False,
     ) -> None:
         self.problems = {problem.name: problem for problem in problems}
-        self.graph = graph
-        self.plan = Plan.simulate(graph, {problem.name: problem.pace for problem in problems})
+        self.graph = (
+            dependencies
+            if isinstance(dependencies, ProblemGraph)
+            else ProblemGraph.build(tuple(self.problems), **(dependencies or {}))
+        )
+        schedules = {problem.name: problem.update_schedule for problem in problems}
+        self.plan = plan or Plan.simulate(self.graph, schedules)
         self.device = device
-        self.precision = precision
+        self.precision = precision or Precision("fp32", device)
         self.train_iters = train_iters
         self.valid_every = valid_every
         self.log_every = log_every
         self.evaluations = tuple(evaluations)
         self.step_count = 0
+        self.stop_reason: str | None = None
         for problem in problems:
-            problem.meet(self.problems)
-        for name in sorted(graph.differentiated):
+            problem.bind_peers(self.problems)
+            problem.update.scaler = self.precision.make_scaler()
+        self._check_differentiated()
+        self.program = FunctionalProgram(self.problems, device)
+        self.recorder = Recorder(self.program, self.graph, record_all=record_all)
+        self.adjoint = Adjoint(self.graph, self.recorder.views)
+        self.guard = Guard(at_once=device.type == "cpu")
+        self.reporter = Reporter(self.graph, self.guard, self._broken)
+        self._steering = frozenset(name for name in self.graph.names if self.graph.nodes_on_paths(name))
+        self._roll_backs = {p.name: RollBack(p) for p in problems if p.update_schedule.roll_back}
+        self._actions_done = 0  # of the global step at hand
+        self._stop = False
+        self._probed = False
+        self._generators: GeneratorState | None = None if seed is None else generators.seeded(seed, device)
+        self._owns_generators = seed is not None
+        self._walking = False
+
+    def _check_differentiated(self) -> None:
+        for name in sorted(self.graph.differentiated):
             if self.problems[name].hypergradient is None:
                 raise GraphError(
                     f"somebody differentiates through {name}, which has no hypergradient",
@@ -74,34 +112,17 @@ class Engine:
                     where=f"problems.{name}.optimizer.maximize",
                     fix="minimize the negative loss",
                 )
-        self.world = World(self.problems, device)
-        self.recorder = Recorder(self.world, graph)
-        self.levels = self.recorder.levels
-        self.adjoint = Adjoint(self.problems, graph, self.levels, self.world.replay)
-        self.guard = Guard(at_once=device.type == "cpu")
-        self._steering = frozenset(name for name in graph.names if graph.between(name))
-        self._inner = {p.name: InnerLoop(p) for p in problems if p.pace.roll_back}
-        self._scalers = {name: precision.make_scaler() for name in self.problems}
-        self._measured: dict[str, dict[str, Tensor]] = {}
-        self._newest: dict[str, Tensor | Mapping[str, Metric]] = {}
-        self._stop = False
-        self._probed = False
+
+    # the loop
 
     def probe(self) -> None:
         """Evaluate every loss once and see that every declared edge is read. Leaves no trace. Raises GraphError."""
-        probe(self.world, self.graph)
+        with self._held_generators():
+            if not probe(self.program, self.graph).draws_on_host:
+                self.program.leave_host_generators()
         self._probed = True
 
-    def stop(self) -> None:
-        """Ask a run to end after the global step at hand; safe to call from a signal handler."""
-        self._stop = True
-
-    @property
-    def stopped(self) -> bool:
-        """Whether somebody asked the run to end early."""
-        return self._stop
-
-    def run(self, emit: Emit = lambda event: None) -> dict[str, float]:
+    def run(self, emit: Emit = lambda event: None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
         """Train up to `train_iters`, or until stopped; the last evaluation's metrics, or else the last losses.
 
         Probes first, unless `probe` has been called. Raises NonFiniteError at the first report that finds a loss NaN or
@@ -110,165 +131,255 @@ class Engine:
         if not self._probed:
             self.probe()
         metrics: dict[str, float] = {}
-        evaluated = -1
-        while self.step_count < self.train_iters and not self._stop:
-            self._listen()
-            for action in self.plan.at(self.step_count):
-                self.execute(action)
-            self._measured |= self.adjoint.numbers or {}
-            self.step_count += 1
-            step = self.step_count
+        evaluated = reported = -1
+        for callback in callbacks:
+            callback.on_run_start(self)
+        for step in self.steps():
+            for callback in callbacks:
+                callback.on_step_end(self)
             if step == self.train_iters or self._stop or step % self.log_every == 0:
-                metrics |= self._report(emit)
+                metrics |= self._reported(emit, callbacks)
+                reported = step
             if self.valid_every and step % self.valid_every == 0:
-                metrics |= self.evaluate(emit)
+                metrics |= self._evaluated(emit, callbacks)
                 evaluated = step
-        if evaluated != self.step_count and not self._stop:
-            metrics |= self.evaluate(emit)
+            if self._stop and reported != step:  # stopped by a callback that saw the evaluation
+                metrics |= self._reported(emit, callbacks)
+        if evaluated != self.step_count and not self.interrupted:
+            metrics |= self._evaluated(emit, callbacks)
+        for callback in callbacks:
+            callback.on_run_end(self)
         return metrics
 
-    def _listen(self) -> None:
-        """Let the adjoint measure the gradients of this global step if they are the last before a report."""
-        due = min(self.train_iters, (self.step_count // self.log_every + 1) * self.log_every)
-        last = any(self.plan.last_before(name, self.step_count, due) for name in self._steering)
-        self.adjoint.numbers = {} if last else None
+    def steps(self) -> Iterator[int]:
+        """Train up to `train_iters`, or until stopped; after every global step, how many were done.
+
+        Nothing is reported or evaluated; call `report` and `evaluate` where wanted. What is left undone when the caller
+        stops asking is done by the next iterator.
+        """
+        for action in self._walk():
+            if action is None:
+                yield self.step_count
+
+    def actions(self) -> Iterator[Action]:
+        """As `steps`, but gives every action of the plan right before it is executed; `step_count` is the number of
+        global steps done."""
+        for action in self._walk():
+            if action is not None:
+                yield action
+
+    def _walk(self) -> Iterator[Action | None]:
+        """Every action before it is executed, and None after every global step."""
+        with self._held_generators():
+            while self.step_count < self.train_iters and not self._stop:
+                measure = self._measures()
+                actions = self.plan.at(self.step_count)
+                while self._actions_done < len(actions):
+                    action = actions[self._actions_done]
+                    yield action
+                    self._execute(action, measure)
+                    self._actions_done += 1
+                self._actions_done = 0
+                self.step_count += 1
+                yield None
+
+    def stop(self, reason: str | None = None) -> None:
+        """Ask a run to end after the global step at hand; safe to call from a signal handler.
+
+        reason   why it is complete, e.g. that a metric improves no more; None where it is interrupted
+        """
+        if not self._stop:
+            self.stop_reason = reason
+        self._stop = True
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody asked the run to end early."""
+        return self._stop
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether somebody asked the run to end early, without a reason that makes it complete."""
+        return self._stop and self.stop_reason is None
+
+    def report(self, emit: Emit = lambda event: None) -> dict[str, float]:
+        """The newest metrics of every problem, {"classifier/loss": 0.3, ...}, in one wait for the device.
+
+        Raises NonFiniteError where a loss, or a hypergradient since the last report, is not finite.
+        """
+        return self.reporter.report(self.step_count, emit, self.log_every)
 
     def evaluate(self, emit: Emit = lambda event: None) -> dict[str, float]:
         """Every evaluation now: {"test/accuracy": 95.4, ...}."""
-        found: dict[str, float] = {}
+        everything: dict[str, float] = {}
         for evaluation in self.evaluations:
-            with self.precision.autocast():
-                metrics = evaluation.run(self.world)
+            with self._held_generators(), self.precision.autocast():
+                metrics = evaluation.run(self.program)
             emit(Event(self.step_count, "eval", evaluation.problem, metrics))
-            found |= metrics
-        return found
+            everything |= metrics
+        return everything
 
-    def execute(self, action: Action) -> None:
-        """One action of the plan."""
+    def gradient(self, name: str) -> Vector:
+        """The gradient that the next step of `name` would take, through every optimum below it; nothing is changed.
+
+        In the parameters' own precision. Estimators that keep something between calls start from a copy.
+        """
+        with self._held_generators():
+            snapshot = self.recorder.next_snapshot(name)
+            views = self.recorder.views.on_batch(name, snapshot)
+            adjoint = Adjoint(self.graph, views)
+            adjoint.load_state_dict(self.adjoint.state_dict())
+            return adjoint.gradient(name, views.upper_loss(name)({})).vector
+
+    def _reported(self, emit: Emit, callbacks: Sequence[Callback]) -> dict[str, float]:
+        metrics = self.report(emit)
+        for callback in callbacks:
+            callback.on_report(self, metrics)
+        return metrics
+
+    def _evaluated(self, emit: Emit, callbacks: Sequence[Callback]) -> dict[str, float]:
+        metrics = self.evaluate(emit)
+        for callback in callbacks:
+            callback.on_evaluation(self, metrics)
+        return metrics
+
+    def _measures(self) -> bool:
+        """Whether gradients of this global step are measured: some upper problem steps here last before a report."""
+        due = min(self.train_iters, (self.step_count // self.log_every + 1) * self.log_every)
+        return any(self.plan.last_before(name, self.step_count, due) for name in self._steering)
+
+    @contextmanager
+    def _held_generators(self) -> Iterator[None]:
+        """The generators are this engine's inside, and where they were before at the end, if a seed was given."""
+        if self._walking or self._generators is None:
+            yield
+            return
+        before = generators.read(self.device)
+        generators.write(self._generators, self.device)
+        self._walking = True
+        try:
+            yield
+        finally:
+            self._walking = False
+            self._generators = None
+            if self._owns_generators:
+                self._generators = generators.read(self.device)
+                generators.write(before, self.device)
+
+    # one step
+
+    def _execute(self, action: Action, measure: bool) -> None:
         if action.kind == "step":
-            self._step(self.problems[action.problem], action)
+            self._step(self.problems[action.problem], action, measure)
         else:
-            self._inner[action.problem].roll_back()
-            self.recorder.start(action.problem)
+            self._roll_backs[action.problem].restore()
+            self.recorder.start_inner_loop(action.problem)
 
-    def _step(self, problem: Problem, action: Action) -> None:
+    def _step(self, problem: Problem, action: Action, measure: bool) -> None:
         name = problem.name
         if action.starts:
-            self.recorder.start(name)
-            begin(problem)
+            self.recorder.start_inner_loop(name)
+            problem.restart_inner_loop()
             problem.on_inner_loop_start()
-            if name in self._inner:
-                self._inner[name].keep()
-        place = self.recorder.place(problem)
+            if name in self._roll_backs:
+                self._roll_backs[name].keep()
+        position = self.recorder.position(problem)
         batch = problem.get_batch()
-        self.recorder.see(name, batch, place)
+        self.recorder.before_loss(name, batch, position)
         with self.precision.autocast():
             result = problem.training_step(batch)
         loss = loss_of(result, name)
-        self._newest[name] = result
-        self._add_gradient(problem, loss)
+        self.reporter.see(name, result)
+        self._add_gradient(problem, loss, measure)
         problem.grad_callback()
         if action.updates:
             self.recorder.before_update(problem)
-            self._update(problem, loss)
+            problem.update.step(loss, problem.custom_optimizer_step)
+            problem.param_callback()
+            problem.update.clear_gradient()
         if problem.stream is not None and problem.stream.position == 0:
             problem.epoch_callback()
 
-    def _add_gradient(self, problem: Problem, loss: Tensor) -> None:
+    def _add_gradient(self, problem: Problem, loss: Tensor, measure: bool) -> None:
         """Direct gradient and hypergradients of one micro-batch, added to `.grad`."""
-        count = problem.pace.gradient_accumulation
-        scaler = self._scalers[problem.name]
+        count = problem.update_schedule.gradient_accumulation
+        scaler = problem.update.scaler
         if count > 1:
             loss = loss / count
         if scaler is not None:
             loss = scaler.scale(loss)
         if problem.name not in self._steering:
-            loss.backward(inputs=problem.theta)
+            derivatives.accumulate(loss, problem.theta)
             return
         scale = None if scaler is None else scaler.scale(torch.ones((), device=self.device))
-        gradient = self.adjoint.gradient(problem.name, loss, scale)
+        gradient = self.adjoint.gradient(problem.name, loss, scale, measure=measure)
+        if measure:
+            self.reporter.measure(problem.name, gradient.telemetry)
+        vector = gradient.vector
         if scaler is None:  # which makes such a step vanish itself
             at, when = loss.detach() * count, f"step {self.step_count + 1}"
-            gradient = self.guard(problem.name, gradient, lambda: self._broken(problem.name, float(at), when))
-        for parameter, part in zip(problem.theta, gradient, strict=True):
-            parameter.grad = part if parameter.grad is None else parameter.grad + part
+            vector = self.guard(problem.name, vector, lambda: self._broken(problem.name, float(at), when))
+        problem.update.add_gradient(vector)
 
     def _broken(self, name: str, loss: float, when: str) -> NonFiniteError:
         losses = {}
-        with self.world.replay():
-            for low in reversed(self.graph.between(name)):
-                level = self.levels.level(low, ())
-                losses[low] = float(level.loss(level.theta).detach())
+        views = self.recorder.views
+        with self.program.replay():
+            for low in reversed(self.graph.nodes_on_paths(name)):
+                view = views.view(low, ())
+                losses[low] = float(view.loss({low: view.point}).detach())
         return broken_gradient(name, {**losses, name: loss}, self.adjoint.choices(), when)
 
-    def _update(self, problem: Problem, loss: Tensor) -> None:
-        """One optimizer step, and what goes with it."""
-        scaler = self._scalers[problem.name]
-        if scaler is not None:
-            scaler.unscale_(problem.optimizer)
-        if problem.gradient_clip is not None:
-            torch.nn.utils.clip_grad_norm_(problem.theta, problem.gradient_clip)
-        if scaler is None:
-            problem.custom_optimizer_step()
-        else:
-            scaler.step(problem.optimizer)
-            scaler.update()
-        if isinstance(problem.scheduler, ReduceLROnPlateau):
-            problem.scheduler.step(loss.detach())
-        elif problem.scheduler is not None:
-            problem.scheduler.step()
-        problem.param_callback()
-        for parameter in problem.theta:
-            parameter.grad = None
-
-    def _report(self, emit: Emit) -> dict[str, float]:
-        """The newest metrics of every problem, in one wait for the device."""
-        newest = {name: metrics_of(self._newest[name]) for name in self.problems if name in self._newest}
-        names = [(name, key) for name, metrics in newest.items() for key in metrics]
-        if not names:
-            return {}
-        told = [(name, key) for name, parts in self._measured.items() for key in parts]
-        flags = self.guard.flags
-        values = [newest[name][key] for name, key in names] + [self._measured[name][key] for name, key in told]
-        numbers = torch.stack([value.float().reshape(()) for value in (*values, *flags.values())]).tolist()
-        about: dict[str, dict[str, float]] = {}
-        for (name, key), number in zip(told, numbers[len(names) : len(values)], strict=True):
-            about.setdefault(name, {})[key] = number
-        found: dict[str, dict[str, float]] = {}
-        for (name, key), number in zip(names, numbers[: len(names)], strict=True):
-            found.setdefault(name, {})[key] = number
-        for name, metrics in found.items():
-            emit(Event(self.step_count, "train", name, metrics))
-        for name, measured in about.items():
-            emit(Event(self.step_count, "hypergradient", name, measured))
-        self._measured = {}
-        # lowers first: a broken one soon breaks those above it
-        since = max(0, self.step_count - self.log_every)
-        when = f"between steps {since} and {self.step_count} (engine.log_every=1 finds which)"
-        for name in [name for name in self.graph.order if name in found]:
-            if not isfinite(loss := found[name]["loss"]):
-                raise broken_loss(name, loss, when)
-        for name, flag in zip(flags, numbers[len(values) :], strict=True):
-            if flag:
-                raise self._broken(name, found[name]["loss"], when)
-        flags.clear()
-        return {f"{name}/{key}": number for name, parts in found.items() for key, number in parts.items()}
+    # its state
 
     def state_dict(self) -> dict[str, Any]:
-        """What the future depends on, as plain containers, numbers and tensors."""
+        """Everything that the future depends on, as plain containers, numbers, texts and tensors.
+
+        The tensors are the live ones, not copies: `state.live_tensors` lists them by name. Callbacks and loggers have
+        states of their own.
+        """
+        present = generators.read(self.device) if self._walking or self._generators is None else self._generators
         return {
             "step": self.step_count,
-            "problems": {name: self._problem_state(problem) for name, problem in self.problems.items()},
-            "hypergradients": self.adjoint.state_dict(),
-            "rng": {"torch": torch.get_rng_state()},
+            "actions_done": self._actions_done,
+            "problems": {name: _problem_state(problem) for name, problem in self.problems.items()},
+            "adjoint": self.adjoint.state_dict(),
+            "history": self.recorder.state_dict(),
+            "roll_back": {name: roll_back.state_dict() for name, roll_back in self._roll_backs.items()},
+            "report": self.reporter.state_dict(),
+            "generators": present.pack(),
         }
 
-    def _problem_state(self, problem: Problem) -> dict[str, Any]:
-        scaler = self._scalers[problem.name]
-        return {
-            "module": problem.module.state_dict(),
-            "optimizer": problem.optimizer.state_dict(),
-            "scheduler": None if problem.scheduler is None else problem.scheduler.state_dict(),
-            "stream": None if problem.stream is None else problem.stream.state_dict(),
-            "scaler": None if scaler is None else scaler.state_dict(),
-        }
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from this state, bit for bit, in an engine built from the same config. Nothing is shared with it."""
+        state = deepcopy(dict(state))
+        self.step_count = state["step"]
+        self._actions_done = state["actions_done"]
+        for name, problem in self.problems.items():
+            _load_problem(problem, state["problems"][name])
+        self.adjoint.load_state_dict(state["adjoint"])
+        self.recorder.load_state_dict(state["history"])
+        for name, roll_back in self._roll_backs.items():
+            roll_back.load_state_dict(state["roll_back"][name])
+        self.reporter.load_state_dict(state["report"])
+        self._generators = GeneratorState.unpack(state["generators"])
+
+
+def _problem_state(problem: Problem) -> dict[str, Any]:
+    return {
+        "module": problem.module.state_dict(),
+        "modes": tuple(module.training for module in problem.module.modules()),
+        "update": problem.update.state_dict(),
+        "stream": None if problem.stream is None else problem.stream.state_dict(),
+        "own": dict(problem.state_dict()),
+    }
+
+
+def _load_problem(problem: Problem, state: Mapping[str, Any]) -> None:
+    problem.module.load_state_dict(state["module"])
+    for module, training in zip(problem.module.modules(), state["modes"], strict=True):
+        module.training = training
+    problem.update.load_state_dict(state["update"])
+    if problem.stream is not None:
+        problem.stream.load_state_dict(state["stream"])
+    problem.load_state_dict(state["own"])

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlorun.core.problem import metrics_of
-from mlorun.core.world import World
+from mlorun.core.program.problem import metrics_of
+from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.data.batches import batch_length, ordered_batches
 
 
@@ -22,13 +22,13 @@ class Evaluation:
     split: Any
     batch_size: int
 
-    def run(self, world: World) -> dict[str, float]:
+    def run(self, program: FunctionalProgram) -> dict[str, float]:
         """Means over the samples of the split, as numbers."""
-        step = world.problems[self.problem].evaluation_step
+        step = program.problems[self.problem].evaluation_step
         totals: dict[str, Tensor] = {}
         count = 0
-        with world.evaluating():
-            for batch in ordered_batches(self.split, self.batch_size, world.device):
+        with program.evaluating():
+            for batch in ordered_batches(self.split, self.batch_size, program.device):
                 size = batch_length(batch)
                 count += size
                 for key, value in metrics_of(step(batch)).items():

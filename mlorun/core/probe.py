@@ -6,20 +6,20 @@ import logging
 import pickle
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.inner_loop import learned_options
-from mlorun.core.problem import Problem, loss_of
-from mlorun.core.world import World
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.errors import ConfigError, GraphError
+from mlorun.hypergradient import derivatives
 from mlorun.hypergradient.draws import taped
-from mlorun.hypergradient.first_order import FirstOrder
-from mlorun.hypergradient.level import Channel
+from mlorun.hypergradient.estimator import Channel
+from mlorun.hypergradient.estimators.first_order import FirstOrder
 
 log = logging.getLogger("mlorun.core")
 
@@ -27,15 +27,22 @@ _AND = " and "
 REPEATS_TO = 1e-3  # relative; kernels of accelerators do not give the same bits twice
 
 
-def probe(world: World, graph: ProblemGraph) -> None:
+@dataclass(frozen=True)
+class Probed:
+    """What a probe learned: whether some loss draws from Python's or NumPy's generators."""
+
+    draws_on_host: bool
+
+
+def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     """Evaluate each loss once on its next batch and leave no trace. Raises GraphError or ConfigError.
 
     A hypergradient through an edge that no loss reads is zero, in silence: the commonest mistake in the field.
     """
-    states = {name: p.stream.state_dict() for name, p in world.problems.items() if p.stream is not None}
+    states = {name: p.stream.state_dict() for name, p in program.problems.items() if p.stream is not None}
     for name in sorted(graph.differentiated):
-        _check_size(world, graph, name)
-    for name, problem in world.problems.items():
+        _check_size(program, graph, name)
+    for name, problem in program.problems.items():
         if problem.hypergradient is not None and name not in graph.differentiated:
             log.warning(
                 f"problems.{name}.hypergradient is not used: nobody differentiates through {name}. A hypergradient "
@@ -43,26 +50,26 @@ def probe(world: World, graph: ProblemGraph) -> None:
             )
     before = _host_rng()
     drew = False
-    with world.replay():
-        for problem in world.problems.values():
+    with program.replay():
+        for problem in program.problems.values():
             batch = problem.get_batch()
             with taped() as draws:
-                loss = _loss(world, problem, batch)
+                loss = _loss(program, problem, batch)
             if problem.name in graph.differentiated:
-                _check_repeats(world, problem, batch)
-            _check_edges(world, graph, problem, loss, _ways(problem, loss, draws))
+                _check_repeats(program, problem, batch)
+            _check_edges(program, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
     for name, state in states.items():
-        stream = world.problems[name].stream
+        stream = program.problems[name].stream
         assert stream is not None
         stream.load_state_dict(state)
-    world.host_rng = drew
+    return Probed(drew)
 
 
-def _check_size(world: World, graph: ProblemGraph, name: str) -> None:
-    estimate = world.problems[name].hypergradient
+def _check_size(program: FunctionalProgram, graph: ProblemGraph, name: str) -> None:
+    estimate = program.problems[name].hypergradient
     if estimate is not None:
-        sizes = {other: sum(t.numel() for t in world.theta(other)) for other in (name, *graph.read_by(name))}
+        sizes = {other: sum(t.numel() for t in program.theta(other)) for other in (name, *graph.read_by(name))}
         theta = sizes.pop(name)
         estimate.require_size(name, theta, sum(sizes.values()))
 
@@ -71,8 +78,8 @@ def _host_rng() -> tuple[object, bytes]:
     return random.getstate(), pickle.dumps(np.random.get_state())
 
 
-def _loss(world: World, problem: Problem, batch: Any) -> Tensor:
-    world.scratch_buffers()
+def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
+    program.scratch_buffers()
     loss = loss_of(problem.training_step(batch), problem.name)
     where = f"{type(problem).__name__}.training_step"
     if loss.numel() != 1:
@@ -91,10 +98,10 @@ def _loss(world: World, problem: Problem, batch: Any) -> Tensor:
     return loss
 
 
-def _check_repeats(world: World, problem: Problem, batch: Any) -> None:
+def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
     """A hypergradient evaluates a lower loss again: it must be a function of what is replayed."""
-    moment = (world.moment(batch),)
-    first, second = (float(world.loss(problem.name, moment, {}).detach()) for _ in range(2))
+    snapshot = (program.snapshot(batch, None),)
+    first, second = (float(program.loss(problem.name, snapshot, {}).detach()) for _ in range(2))
     if abs(first - second) > REPEATS_TO * abs(first):
         log.warning(
             f"the loss of {problem.name} is {first:g}, and {second:g} when it is evaluated again on the same batch, "
@@ -109,18 +116,22 @@ def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Chann
     return {
         "loss": (loss,),
         "start": () if start is None else tuple(start),
-        "options": tuple(learned_options(problem).values()),
+        "options": tuple(problem.learned_options().values()),
         "draws": tuple(draws),
     }
 
 
 def _check_edges(
-    world: World, graph: ProblemGraph, problem: Problem, loss: Tensor, ways: Mapping[Channel, Sequence[Tensor]]
+    program: FunctionalProgram,
+    graph: ProblemGraph,
+    problem: Problem,
+    loss: Tensor,
+    ways: Mapping[Channel, Sequence[Tensor]],
 ) -> None:
     name = problem.name
     title = type(problem).__name__
-    uppers = [upper for upper in graph.names if name in graph.steers[upper]]
-    if not graph.steers[name] and not _reads(loss, problem):
+    uppers = [upper for upper in graph.names if name in graph.u2l[upper]]
+    if not graph.u2l[name] and not _reads(loss, problem):
         raise GraphError(
             f"{title}.training_step never reads {name}'s own parameters, and {name} differentiates through nobody: "
             "its gradient would be zero",
@@ -128,9 +139,9 @@ def _check_edges(
             fix="call self(...) in the loss, or declare the dependency that its parameters act through",
         )
     for upper in uppers:
-        used = {way for way, tensors in ways.items() if any(_reads(t, world.problems[upper]) for t in tensors)}
-        sees = problem.hypergradient.sees if problem.hypergradient is not None else frozenset[Channel]()
-        if used and not used & sees:
+        used = {way for way, tensors in ways.items() if any(_reads(t, program.problems[upper]) for t in tensors)}
+        channels = problem.hypergradient.needs.channels if problem.hypergradient is not None else frozenset[Channel]()
+        if used and not used & channels:
             raise GraphError(
                 f"{upper} acts on {name} by its {_AND.join(sorted(used))} alone, which this hypergradient does not "
                 "differentiate: it would be zero",
@@ -146,21 +157,21 @@ def _check_edges(
                 fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), in initial_parameters or in "
                 "optimizer_options, or drop the edge",
             )
-    estimates = [world.problems[lower].hypergradient for lower in graph.between(name)]
+    estimates = [program.problems[lower].hypergradient for lower in graph.nodes_on_paths(name)]
     if estimates and all(isinstance(e, FirstOrder) for e in estimates) and not _reads(loss, problem):
         log.warning(
             f"{name} learns nothing: its loss does not read its own parameters, and first_order is all there is"
         )
-    for middle in graph.between(name):
-        for lower in graph.steers[middle]:
-            if (middle, lower) in graph.unseen(name) or _reads(loss, world.problems[lower]):
+    for middle in graph.nodes_on_paths(name):
+        for lower in graph.u2l[middle]:
+            if (middle, lower) in graph.omitted_paths(name) or _reads(loss, program.problems[lower]):
                 log.warning(
                     f"{name} reads {lower}, whose optimum answers {middle}, whose optimum answers {name}: the path "
                     f"{name} -> {middle} -> {lower} -> {name} is not part of the hypergradient. What {name} reads of "
                     f"{lower} counts as if {lower} did not answer {middle}."
                 )
     for lower in graph.lowers[name]:
-        if not _reads(loss, world.problems[lower]):
+        if not _reads(loss, program.problems[lower]):
             raise GraphError(
                 f"dependencies say {lower} -> {name}, but {title}.training_step never reads self.{lower}, "
                 f"so nothing would flow through {lower}'s optimum",
@@ -170,7 +181,4 @@ def _check_edges(
 
 
 def _reads(value: Tensor, problem: Problem) -> bool:
-    if not value.requires_grad:
-        return False
-    grads = torch.autograd.grad(value.sum(), problem.theta, retain_graph=True, allow_unused=True)
-    return any(grad is not None for grad in grads)
+    return derivatives.depends_on(value, problem.theta)

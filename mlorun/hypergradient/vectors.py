@@ -6,7 +6,7 @@ float32 at least, whatever the parameters' type.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -22,6 +22,11 @@ def detach(x: Sequence[Tensor]) -> Vector:
 def copy(x: Sequence[Tensor]) -> Vector:
     """The same values in memory of their own."""
     return tuple(t.detach().clone() for t in x)
+
+
+def leaves(x: Sequence[Tensor]) -> Vector:
+    """The same values as leaves that require a gradient; memory is shared."""
+    return tuple(t.detach().requires_grad_() for t in x)
 
 
 def zeros_like(x: Sequence[Tensor]) -> Vector:
@@ -48,9 +53,16 @@ def scale(x: Vector, alpha: float | Tensor) -> Vector:
 
 
 @torch.no_grad()
-def scale_each(x: Vector, alphas: Sequence[float]) -> Vector:
-    """alpha_i x_i, one number for each parameter."""
-    return tuple(torch._foreach_mul(x, list(alphas)))
+def scale_each(x: Vector, alphas: Sequence[Tensor]) -> Vector:
+    """alpha_i x_i, one () tensor for each parameter."""
+    numbers = [a if t.dim() else a.to(t.dtype) for a, t in zip(alphas, x, strict=True)]
+    return tuple(torch._foreach_mul(x, numbers))
+
+
+def split(flat: Vector, like: Mapping[str, Sequence[Tensor]]) -> dict[str, Vector]:
+    """The tensors of several vectors in one row, by the vectors' names; in the order of `like`."""
+    rest = iter(flat)
+    return {name: tuple(next(rest) for _ in vector) for name, vector in like.items()}
 
 
 def flat(x: Vector) -> Tensor:
@@ -96,6 +108,12 @@ def norm(x: Vector) -> Tensor:
 def is_finite(x: Vector) -> Tensor:
     """Whether no entry is NaN or infinite, ()."""
     return torch.stack([t.isfinite().all() for t in x]).all()
+
+
+def quotient(above: Tensor, below: Tensor, valid: Tensor) -> Tensor:
+    """above / below where valid, else 0."""
+    one = torch.ones_like(below)
+    return torch.where(valid, above / torch.where(valid, below, one), torch.zeros_like(above))
 
 
 def _wide(t: Tensor) -> Tensor:

@@ -8,14 +8,14 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import mlorun
+from mlorun.version import __version__
 
 PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
 
 
 def versions() -> dict[str, str | None]:
     """Python, mlorun, and the packages a result depends on; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "mlorun": mlorun.__version__}
+    found: dict[str, str | None] = {"python": platform.python_version(), "mlorun": __version__}
     for package in PACKAGES:
         try:
             found[package] = version(package)

@@ -13,16 +13,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.problem import Problem
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.hypergradient.estimator import Hypergradient
 
 Matrix = Tensor
 Loss = Callable[[Tensor], Tensor]
 SolveOn = Callable[[Matrix, Tensor], Tensor]  # (H, v) to about H^-1 v
 
 
-class Point(nn.Module):
+class Row(nn.Module):
     """One row of parameters."""
 
     row: Tensor
@@ -61,7 +61,7 @@ class Case:
     graph: ProblemGraph
     upper: str
     direct: Tensor
-    pulls: Mapping[str, Tensor]  # v_n, of the n that F reads
+    cotangents: Mapping[str, Tensor]  # v_n, of the n that F reads
     hessians: Mapping[str, Matrix]
     cross: Mapping[str, Mapping[str, Matrix]]
     start: bool = False
@@ -70,7 +70,7 @@ class Case:
         return [
             Given(
                 name=name,
-                module=Point(self.points[name]),
+                module=Row(self.points[name]),
                 optimizer=lambda theta: torch.optim.SGD(theta, lr=lr),
                 hypergradient=hypergradient(),
                 loss=self.losses[name],
@@ -81,9 +81,9 @@ class Case:
 
     def expected(self, solve: SolveOn) -> Tensor:
         """The hypergradient with this solve on every level: ALGORITHMS' sweep, with matrices."""
-        v = dict(self.pulls)
+        v = dict(self.cotangents)
         g = self.direct.clone()
-        for node in self.graph.between(self.upper):
+        for node in self.graph.nodes_on_paths(self.upper):
             x = solve(self.hessians[node], v[node])
             for m, block in self.cross[node].items():
                 if m == self.upper:
@@ -128,7 +128,7 @@ def quadratic() -> Case:
         graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
         upper="up",
         direct=r @ lam,
-        pulls={"low": q @ (theta - t)},
+        cotangents={"low": q @ (theta - t)},
         hessians={"low": a_},
         cross={"low": {"up": c}},
     )
@@ -154,7 +154,7 @@ def ridge() -> Case:
         graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
         upper="up",
         direct=torch.zeros(4),
-        pulls={"low": xv.T @ (xv @ theta - yv)},
+        cotangents={"low": xv.T @ (xv @ theta - yv)},
         hessians={"low": h},
         cross={"low": {"up": torch.diag(alpha.exp() * theta)}},
     )
@@ -175,7 +175,7 @@ def weighted_ridge() -> Case:
         graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
         upper="up",
         direct=torch.zeros(8),
-        pulls={"low": xv.T @ (xv @ theta - yv)},
+        cotangents={"low": xv.T @ (xv @ theta - yv)},
         hessians={"low": h},
         cross={"low": {"up": torch.diag(x @ theta - y) @ x}},
     )
@@ -202,7 +202,7 @@ def three_levels() -> Case:
         graph=ProblemGraph.build(["s", "fine", "pre"], {"s": ["pre"]}, {"pre": ["fine"], "fine": ["s"]}),
         upper="s",
         direct=torch.zeros(8),
-        pulls={"fine": xv.T @ (xv @ phi - yv)},
+        cotangents={"fine": xv.T @ (xv @ phi - yv)},
         hessians={"fine": h_fine, "pre": h_pre},
         cross={"fine": {"pre": -lam * torch.eye(4)}, "pre": {"s": torch.diag(x @ theta - y) @ x}},
     )
@@ -236,7 +236,7 @@ def diamond() -> Case:
         ),
         upper="top",
         direct=2 * lam,
-        pulls={"left": left - t + right, "right": left},
+        cotangents={"left": left - t + right, "right": left},
         hessians=h,
         cross={"left": {"base": b_left, "top": b_top}, "right": {"base": b_right}, "base": {"top": b_base}},
     )
@@ -261,7 +261,7 @@ def logistic() -> Case:
         graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
         upper="up",
         direct=torch.zeros(4),
-        pulls={"low": xv.T @ ((xv @ theta).sigmoid() - held_out)},
+        cotangents={"low": xv.T @ ((xv @ theta).sigmoid() - held_out)},
         hessians={"low": x.T @ torch.diag(p * (1 - p)) @ x + torch.diag(alpha.exp())},
         cross={"low": {"up": torch.diag(alpha.exp() * theta)}},
     )
@@ -322,7 +322,7 @@ def maml(lr: float = 0.05) -> Case:
         graph=ProblemGraph.build(["up", "low"], {"up": ["low"]}),
         upper="up",
         direct=torch.zeros(4),
-        pulls={"low": a_query @ adapted - b_query},
+        cotangents={"low": a_query @ adapted - b_query},
         hessians={"low": torch.eye(4)},
         cross={"low": {"up": -step.T}},  # (I - aA)'(A' theta' - b')
         start=True,

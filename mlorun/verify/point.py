@@ -1,32 +1,30 @@
-"""One moment of a program: what its estimators give there, what they should give, and what they leave behind."""
+"""One point of a program's run: what its estimators give there, what they should give, and what they leave behind."""
 
 from __future__ import annotations
 
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from mlorun.core.adjoint import total
+from mlorun.core.adjoint import Estimates
 from mlorun.core.engine import Engine
-from mlorun.core.levels import Levels
-from mlorun.core.world import cast
+from mlorun.core.replay.snapshot import cast
+from mlorun.core.replay.views import Views
+from mlorun.data.batches import map_tensors
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.sweep import Carries, Edges, sweep
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify.memory import PeakMemory
 
 REPEATS = 3
 SLOW = 1.0  # seconds of a call that is not timed again
-
-# (lower, the problem that it adds to): the contribution
-Edges = dict[tuple[str, str], Vector]
-Estimates = Mapping[str, Hypergradient]
-Carries = dict[tuple[str, str], Any]
 
 
 @dataclass(frozen=True)
@@ -37,84 +35,87 @@ class Cost:
     peak_bytes: int
 
 
-class Point:
+class VerificationPoint:
     """The program right before a step of `upper`, on the micro-batch that this step will take.
 
-    Everything here leaves the program as it was: the estimators' carries are copies.
+    views       what estimators see there
+    finest      the same in the finest precision that the losses allow, which `precision` names
+    carries     of the estimators, as they are
+
+    Everything here leaves the program as it was.
     """
 
     def __init__(self, engine: Engine, upper: str) -> None:
         self.engine = engine
         self.upper = upper
-        engine.recorder.peek(upper)
+        self.views = engine.recorder.views.on_batch(upper, engine.recorder.next_snapshot(upper))
         self.finest, self.precision = self._finest()
-        self.carries: Carries = copy.deepcopy(engine.adjoint.carries)
+        self.carries: Carries = dict(engine.adjoint.carries[upper])
 
     @property
     def nodes(self) -> tuple[str, ...]:
         """The lower problems that the hypergradient passes."""
-        return self.engine.graph.between(self.upper)
+        return self.engine.graph.nodes_on_paths(self.upper)
 
-    def _finest(self) -> tuple[Levels, str]:
-        """The levels that references are taken on, and their precision: float64 wherever the losses allow it."""
+    def _finest(self) -> tuple[Views, str]:
+        """The views that references are taken on, and their precision: float64 wherever the losses allow it."""
         # a loss that makes tensors of its own need not mix with float64
         for constants in (False, True):
-            levels = self.engine.levels.to(torch.float64, constants=constants)
+            views = self.views.to(torch.float64, constants=constants)
             try:
-                levels.outer_loss(self.upper, {})
+                views.upper_loss(self.upper)({})
                 for node in self.nodes:
-                    assert levels.level(node, ()).gradient
+                    assert Level(views.view(node, ())).gradient
             except RuntimeError:
                 continue
-            return levels, "float64"
+            return views, "float64"
         return (
-            self.engine.levels,
+            self.views,
             "the parameters' own precision, so that rounding is not seen (constants in a loss do not mix with float64)",
         )
 
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
-        levels = self.engine.levels
-        start = dict(self.carries if carries is None else carries)
-        return self._sweep(levels, self._pulls(levels), estimates, start)
+        return self._sweep(self.views, estimates, self.carries if carries is None else carries)
 
     def reference(self, estimates: Estimates, carries: Carries | None = None) -> Edges:
         """What these estimators give in the finest precision: parameters, batch, carries and all."""
-        start = dict(carries or {})
-        if self.finest is not self.engine.levels:
-            start = {edge: _in_double(carry) for edge, carry in start.items()}
-        return self._sweep(self.finest, self._pulls(self.finest), estimates, start)
+        start = carries or {}
+        if self.finest is not self.views:
+            start = {node: self._in_double(node, estimates, carry) for node, carry in start.items()}
+        return self._sweep(self.finest, estimates, start)
 
-    def upper_gradient(self, edges: Edges) -> Vector | None:
-        """What the edges add to the upper problem's gradient."""
-        return total(edges, self.upper)
-
-    def cost(self, estimates: Estimates | None = None) -> Cost:
+    def cost(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Cost:
         """Of the indirect part, warm; of the first call where that is a slow one."""
-        levels = self.engine.levels
-        carries = copy.deepcopy(self.carries)
-        pulls = self._pulls(levels)
+        engine, views = self.engine, self.views
+        cotangents = self._cotangents(views)
+        warm_carries = self.carries if carries is None else carries
 
-        def seconds(carries: Carries) -> float:
+        def once(carries: Carries) -> Carries:
+            with engine.program.replay():
+                nodes = engine.adjoint.nodes(self.upper, views, estimates)
+                return sweep(nodes, cotangents, carries, views.upper_loss(self.upper)).carries
+
+        def seconds(carries: Carries) -> tuple[float, Carries]:
             start = time.perf_counter()
-            self._sweep(levels, pulls, estimates, carries)
+            after = once(carries)
             self._wait()
-            return time.perf_counter() - start
+            return time.perf_counter() - start, after
 
-        first = seconds(carries)
-        warm = [seconds(copy.copy(carries)) for _ in range(REPEATS if first < SLOW else 0)]
+        first, warm_carries = seconds(warm_carries)
+        warm = [seconds(warm_carries)[0] for _ in range(REPEATS if first < SLOW else 0)]
         median = sorted(warm or [first])[len(warm) // 2]
         with PeakMemory() as memory:
-            self._sweep(levels, pulls, estimates, copy.copy(carries))
+            once(warm_carries)
         return Cost(median, memory.peak)
 
     def lower_gradient_seconds(self, node: str) -> float:
         """One gradient of the lower problem's loss, the unit of cost."""
         seconds = []
         for _ in range(10 * REPEATS):
-            level = self.engine.levels.level(node, ())
+            level = Level(self.views.view(node, ()))
             start = time.perf_counter()
-            with self.engine.world.replay():
+            with self.engine.program.replay():
                 assert level.gradient
             self._wait()
             seconds.append(time.perf_counter() - start)
@@ -123,24 +124,28 @@ class Point:
     def disturbances(self, estimates: Estimates | None = None) -> list[str]:
         """What a call changes that it must not; empty is right. A second call must give the same bits."""
         before = self._fingerprint()
-        first = self.estimate(estimates, copy.deepcopy(self.carries))
+        first = self.estimate(estimates)
         after = self._fingerprint()
-        second = self.estimate(estimates, copy.deepcopy(self.carries))
-        found = [name for name in before if not equal(before[name], after[name])]
+        second = self.estimate(estimates)
+        changed = [name for name in before if not equal(before[name], after[name])]
         if any(not equal(first[edge], second[edge]) for edge in first):
-            found.append("two calls differ")
-        return found
+            changed.append("two calls differ")
+        return changed
 
-    def _pulls(self, levels: Levels) -> dict[str, Vector]:
-        names = (self.upper, *self.nodes)
-        loss = levels.outer_loss(self.upper, {})
-        return self.engine.adjoint.pulls(self.upper, loss, {name: levels.theta(name) for name in names})[1]
+    def _cotangents(self, views: Views) -> dict[str, Vector]:
+        return self.engine.adjoint.cotangents(self.upper, views.upper_loss(self.upper)({}), views)[1]
 
-    def _sweep(
-        self, levels: Levels, pulls: Mapping[str, Vector], estimates: Estimates | None, carries: Carries
-    ) -> Edges:
-        adjoint = self.engine.adjoint
-        return adjoint.sweep(self.upper, pulls, estimates=estimates, carries=carries, levels=levels)
+    def _sweep(self, views: Views, estimates: Estimates | None, carries: Carries) -> Edges:
+        cotangents = self._cotangents(views)
+        with self.engine.program.replay():
+            nodes = self.engine.adjoint.nodes(self.upper, views, estimates)
+            return sweep(nodes, cotangents, carries, views.upper_loss(self.upper)).edges
+
+    def _in_double(self, node: str, estimates: Estimates, carry: Any) -> Any:
+        """A carry with every floating-point tensor in float64."""
+        own = self.engine.adjoint.estimate(node)
+        packed = map_tensors(partial(cast, torch.float64), own.pack(carry))
+        return (estimates.get(node) or own).unpack(packed)
 
     def _fingerprint(self) -> dict[str, list[Any]]:
         engine = self.engine
@@ -171,17 +176,6 @@ def equal(one: Any, other: Any) -> bool:
     if isinstance(one, list | tuple):
         return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
     return bool(one == other)
-
-
-def _in_double(carry: Any) -> Any:
-    """Plain data, tuples and dataclasses of it, with every floating-point tensor in float64."""
-    if isinstance(carry, Tensor):
-        return cast(torch.float64, carry)
-    if isinstance(carry, tuple):
-        return tuple(_in_double(part) for part in carry)
-    if is_dataclass(carry) and not isinstance(carry, type):
-        return replace(carry, **{f.name: _in_double(getattr(carry, f.name)) for f in fields(carry)})
-    return carry
 
 
 def relative_error(got: Vector, wanted: Vector) -> float:

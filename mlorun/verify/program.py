@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.choice import Unsupported
-from mlorun.hypergradient.cross import CentralDifference, DoubleBackward
-from mlorun.hypergradient.first_order import FirstOrder
-from mlorun.hypergradient.forward import Forward
-from mlorun.hypergradient.implicit import Carry, Implicit
-from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.unrolled import Unrolled
-from mlorun.verify.point import Carries, Cost, Edges, Point, cosine, relative_error
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.choice import Unsupported
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.first_order import FirstOrder
+from mlorun.hypergradient.estimators.forward import Forward
+from mlorun.hypergradient.estimators.implicit import Carry, Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.sweep import Carries, Edges, total
+from mlorun.verify.point import Cost, VerificationPoint, cosine, relative_error
 from mlorun.verify.reference import Definition, ExactOrFinest, definition
 
 QUOTIENT_STEP = 1e-5
@@ -86,18 +88,17 @@ class Comparison:
     refused: str = ""
 
 
-def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, Point, bool]]:
+def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, VerificationPoint, bool]]:
     """The program right before `count` steps of each upper problem, evenly over `steps` global steps. Trains it.
 
     (step, point, whether it is the last of its upper problem); a point holds until the next one is asked for.
     """
-    uppers = [name for name in engine.graph.names if engine.graph.between(name)]
+    uppers = [name for name in engine.graph.names if engine.graph.nodes_on_paths(name)]
     if not uppers:
         raise ConfigError(
             "nobody differentiates through anybody in this program", where="dependencies.u2l", fix="declare an edge"
         )
     engine.probe()
-    engine.recorder.keep_everything()
     steps = min(steps, engine.train_iters)
     for upper in uppers:
         if not any(_steps(engine, upper, step) for step in range(steps)):
@@ -107,17 +108,18 @@ def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, Point,
                 fix="more --steps, or a smaller unroll_steps or warmup_steps",
             )
     chosen = {upper: _spread([s for s in range(steps) if _steps(engine, upper, s)], count) for upper in uppers}
-    for step in range(max(max(some) for some in chosen.values()) + 1):
-        pending = {upper for upper in uppers if step in chosen[upper]}
-        for action in engine.plan.at(step):
-            if action.problem in pending and action.kind == "step":
-                pending.discard(action.problem)
-                yield step + 1, Point(engine, action.problem), step == max(chosen[action.problem])
-            engine.execute(action)
-        engine.step_count = step + 1
+    last = max(max(some) for some in chosen.values())
+    pending = {(step, upper) for upper in uppers for step in chosen[upper]}
+    for action in engine.actions():
+        step, upper = engine.step_count, action.problem
+        if step > last:
+            return
+        if action.kind == "step" and (step, upper) in pending:
+            pending.discard((step, upper))
+            yield step + 1, VerificationPoint(engine, upper), step == max(chosen[upper])
 
 
-def examine(step: int, point: Point) -> PointReport:
+def examine(step: int, point: VerificationPoint) -> PointReport:
     """Everything there is to say of the configured estimators at one point."""
     problems = point.engine.problems
     definitions = {node: _definition(problems[node].hypergradient) for node in point.nodes}
@@ -131,7 +133,7 @@ def examine(step: int, point: Point) -> PointReport:
             upper=point.upper,
             lower=node,
             to=to,
-            estimator=_in_use(problems[node].hypergradient, point.carries.get((point.upper, node))),
+            estimator=_in_use(problems[node].hypergradient, point.carries.get(node)),
             error=relative_error(part, wanted[node, to]),
             bound=bounds[node, to],
             off_exact=relative_error(part, exact[node, to]) if vectors.norm(exact[node, to]) else math.nan,
@@ -166,7 +168,9 @@ def examine(step: int, point: Point) -> PointReport:
     )
 
 
-def _bounds(point: Point, definitions: Mapping[str, Definition], wanted: Edges) -> dict[tuple[str, str], float]:
+def _bounds(
+    point: VerificationPoint, definitions: Mapping[str, Definition], wanted: Edges
+) -> dict[tuple[str, str], float]:
     """Of every edge. What double backward loses to rounding, too, is no mistake of forward over reverse."""
     bounds = {(node, to): definitions[node].bound for node, to in wanted}
     products = {node for node in point.nodes if definitions[node].product}
@@ -179,7 +183,7 @@ def _bounds(point: Point, definitions: Mapping[str, Definition], wanted: Edges) 
     return bounds
 
 
-def loop_again(point: Point, wanted: Edges) -> float | None:
+def loop_again(point: VerificationPoint, wanted: Edges) -> float | None:
     """How far, relatively, the slope of F along the hypergradient is from a difference quotient of whole reruns.
 
     In float64, by the updates alone, without their derivatives; None unless the one lower problem is differentiated
@@ -189,12 +193,12 @@ def loop_again(point: Point, wanted: Edges) -> float | None:
     estimate = point.engine.problems[node].hypergradient
     if (
         len(point.nodes) > 1
-        or point.engine.graph.between(node)
+        or point.engine.graph.nodes_on_paths(node)
         or not isinstance(estimate, Unrolled | Forward)
         or (node, upper) not in wanted
     ):
         return None
-    trajectory = point.finest.trajectory(node, (upper,))
+    trajectory = point.finest.view(node, (upper,)).trajectory()
     part = wanted[node, upper]
     slope = float(vectors.norm(part))
     if not trajectory.whole or (isinstance(estimate, Unrolled) and estimate.steps is not None) or not slope:
@@ -202,28 +206,29 @@ def loop_again(point: Point, wanted: Edges) -> float | None:
 
     def value(step: float) -> float:
         theta = trajectory.run({upper: vectors.scale(part, step / slope)})
-        return float(point.finest.outer_loss(upper, {node: theta}).detach())
+        return float(point.finest.upper_loss(upper)({node: theta}).detach())
 
     return abs((value(QUOTIENT_STEP) - value(-QUOTIENT_STEP)) / (2 * QUOTIENT_STEP) - slope) / slope
 
 
-def exact_edges(point: Point) -> tuple[Edges, dict[str, ExactOrFinest]]:
+def exact_edges(point: VerificationPoint) -> tuple[Edges, dict[str, ExactOrFinest]]:
     """The exact hypergradient of every edge, in float64, and by which solve for each lower problem."""
     solves = {node: ExactOrFinest() for node in point.nodes}
-    estimates = {node: Implicit(solve, DoubleBackward(), "post") for node, solve in solves.items()}
+    estimates = {node: Implicit(solve, DoubleBackward(), "after") for node, solve in solves.items()}
     return point.reference(estimates), solves
 
 
-def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]) -> Iterator[Comparison]:
+def compare(
+    point: VerificationPoint, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]
+) -> Iterator[Comparison]:
     """Every estimator on the same point, against the exact hypergradient of the upper problem."""
     edges, finest = exact_edges(point)
     solved = all(solve.reached for solve in finest.values())
-    exact = point.upper_gradient(edges)
-    point.carries.clear()  # other estimators' carries mean nothing to these
+    exact = total(edges, point.upper)
     for name, estimates in make.items():
         try:
             made = estimates()
-            got = point.upper_gradient(point.estimate(made, {}))
+            got = total(point.estimate(made, {}), point.upper)
             if got is None or exact is None:
                 continue
             if not vectors.norm(got) and not any(isinstance(estimate, FirstOrder) for estimate in made.values()):
@@ -234,7 +239,7 @@ def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergrad
                 relative_error(got, exact) if vectors.norm(exact) else math.nan,
                 cosine(got, exact),
                 float(vectors.norm(got)),
-                point.cost(made),
+                point.cost(made, {}),
                 solved,
             )
         except MlorunError as error:
@@ -244,7 +249,7 @@ def compare(point: Point, make: Mapping[str, Callable[[], Mapping[str, Hypergrad
 
 
 def _ways(estimates: Mapping[str, Hypergradient]) -> str:
-    return ", ".join(sorted({way for estimate in estimates.values() for way in estimate.sees}))
+    return ", ".join(sorted({way for estimate in estimates.values() for way in estimate.needs.channels}))
 
 
 def _steps(engine: Engine, name: str, step: int) -> bool:
@@ -266,8 +271,8 @@ def _definition(estimate: Hypergradient | None) -> Definition:
 def _as_defined(carries: Carries) -> Carries:
     """What solves start from stays; the cross is exact."""
     return {
-        edge: Carry(DoubleBackward(), carry.solve, carry.differences) if isinstance(carry, Carry) else carry
-        for edge, carry in carries.items()
+        node: Carry(DoubleBackward(), carry.solve, carry.differences) if isinstance(carry, Carry) else carry
+        for node, carry in carries.items()
     }
 
 

@@ -9,14 +9,18 @@ from typing import Any
 import torch
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.cross import CentralDifference, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.exact import hessian
-from mlorun.hypergradient.forward import Forward
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.indefinite import Minres
-from mlorun.hypergradient.level import Hypergradient, Level
-from mlorun.hypergradient.solve import Identity, Solve
-from mlorun.hypergradient.unrolled import Unrolled
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.forward import Forward
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.exact import hessian
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.indefinite import Minres
+from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.vectors import Vector
 
 LARGEST_DENSE = 1500  # parameters; above this MINRES stands in for the dense solve
@@ -39,7 +43,7 @@ def definition(estimate: Hypergradient) -> Definition:
     """Bounds: 1e-5 for one exact product (more where rounding costs double backward more), 1e-3 for unrolled updates,
     1e-2 for solves and for differences of losses."""
     if isinstance(estimate, Implicit):
-        exact = Implicit(estimate.solve, DoubleBackward(), estimate.at)
+        exact = Implicit(estimate.solve, DoubleBackward(), estimate.needs.linearize)
         if isinstance(estimate.cross, CentralDifference):
             bound = 1e-2
         else:
@@ -55,7 +59,7 @@ def definition(estimate: Hypergradient) -> Definition:
     return Definition(estimate, "itself, so that rounding is seen and nothing else", 1e-2)
 
 
-class ExactOrFinest(Solve):
+class ExactOrFinest(Solver):
     """The least-squares x of least norm for H x = v: from the dense Hessian's eigenvalues up to `largest_dense`
     parameters, else by MINRES. Remembers what it reached."""
 

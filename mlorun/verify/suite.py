@@ -10,25 +10,30 @@ import torch
 from torch import Tensor
 
 from mlorun.core.engine import Engine
-from mlorun.core.levels import default_dtype
-from mlorun.core.plan import Action
-from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.evolution import Evolution
-from mlorun.hypergradient.exact import Exact
-from mlorun.hypergradient.first_order import FirstOrder
-from mlorun.hypergradient.fixed_point import FixedPoint
-from mlorun.hypergradient.forward import Forward
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.indefinite import Minres, NormalConjugateGradient
-from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.nystrom import Nystrom
-from mlorun.hypergradient.penalty import F2SA
-from mlorun.hypergradient.sama import Sama
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
-from mlorun.hypergradient.unrolled import Unrolled
-from mlorun.hypergradient.update_map import UpdateMap
-from mlorun.hypergradient.warm_step import WarmStep
-from mlorun.run.device import Precision
+from mlorun.core.program.schedule import Action, Plan
+from mlorun.core.replay.views import default_dtype
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.evolution import Evolution
+from mlorun.hypergradient.estimators.first_order import FirstOrder
+from mlorun.hypergradient.estimators.forward import Forward
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.penalty import F2SA
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.estimators.update_map import UpdateMap
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.exact import Exact
+from mlorun.hypergradient.solvers.fixed_point import FixedPoint
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.indefinite import Minres, NormalConjugateGradient
+from mlorun.hypergradient.solvers.neumann import Neumann
+from mlorun.hypergradient.solvers.nystrom import Nystrom
+from mlorun.hypergradient.solvers.sama import Sama
+from mlorun.hypergradient.solvers.solver import Solver
+from mlorun.hypergradient.solvers.warm_step import WarmStep
 from mlorun.verify.oracles import CASES, Case, SolveOn, maml
 
 LR, STEPS = 0.05, 8  # of every inner loop
@@ -77,9 +82,9 @@ def series(terms: int) -> SolveOn:
 
 
 def implicit(
-    solve: Callable[[], Solve], cross: Callable[[], Cross] = ForwardOverReverse
+    solve: Callable[[], Solver], cross: Callable[[], Cross] = ForwardOverReverse
 ) -> Callable[[], Hypergradient]:
-    return lambda: Implicit(solve(), cross(), "post")
+    return lambda: Implicit(solve(), cross(), "after")
 
 
 def central() -> Cross:
@@ -112,7 +117,7 @@ ENTRIES: Mapping[str, Entry] = {
 
 
 @dataclass(frozen=True)
-class Found:
+class Cell:
     """One cell of the table, and how far its estimator is from the exact hypergradient there."""
 
     estimator: str
@@ -128,7 +133,7 @@ class Found:
         return self.error <= self.bound
 
 
-def cells() -> Iterator[Found]:
+def cells() -> Iterator[Cell]:
     """Every cell, an estimator at a time. The default dtype is put back."""
     for dtype in (torch.float64, torch.float32):
         with default_dtype(dtype):
@@ -140,13 +145,13 @@ def cells() -> Iterator[Found]:
                     yield _cell(name, entry, case, made[case], dtype)
 
 
-def _cell(name: str, entry: Entry, title: str, case: Case, dtype: torch.dtype) -> Found:
+def _cell(name: str, entry: Entry, title: str, case: Case, dtype: torch.dtype) -> Cell:
     start = time.perf_counter()
     got = hypergradient(case, entry.make)
     seconds = time.perf_counter() - start
     exact = case.exact()
     wanted = exact if case.start else case.expected(entry.solve)
-    return Found(name, title, dtype, relative(got, wanted), entry.bounds[dtype], relative(got, exact), seconds)
+    return Cell(name, title, dtype, relative(got, wanted), entry.bounds[dtype], relative(got, exact), seconds)
 
 
 def hypergradient(case: Case, make: Callable[[], Hypergradient], lr: float = LR, steps: int = STEPS) -> Tensor:
@@ -154,18 +159,17 @@ def hypergradient(case: Case, make: Callable[[], Hypergradient], lr: float = LR,
 
     The lower problems start at their optimum, where gradient descent stays; `start` cases are one step from it.
     """
-    problems = case.problems(make, lr)
-    device = torch.device("cpu")
-    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=1)
     below = case.graph.below(case.upper)
-    for name in case.graph.order:
-        if name in below:
-            for index in range(1 if case.start else steps):
-                engine.execute(Action(name, starts=index == 0))
-    upper = engine.problems[case.upper]
-    engine.recorder.peek(case.upper)
-    gradient = engine.adjoint.gradient(case.upper, upper.training_step(None))  # type: ignore[arg-type]
-    return gradient[0]
+    loop = [
+        Action(low, starts=t == 0)
+        for low in case.graph.order
+        if low in below
+        for t in range(1 if case.start else steps)
+    ]
+    engine = Engine(case.problems(make, lr), case.graph, train_iters=1, plan=Plan((), (tuple(loop),)))
+    for _ in engine.steps():
+        pass
+    return engine.gradient(case.upper)[0]
 
 
 def relative(got: Tensor, wanted: Tensor) -> float:

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from mlorun.verify import suite
 from mlorun.verify.program import Comparison, PointReport
-from mlorun.verify.suite import Found
+from mlorun.verify.suite import Cell
 
 WIDTH = 130  # of a table that goes to a file or a pipe
 LEGEND = (
@@ -37,7 +37,7 @@ def say(console: Console, text: str, *, indent: int = 0, style: str = "") -> Non
         console.print(Text(" " * indent + text, style), soft_wrap=True)
 
 
-def show_suite(console: Console, found: Sequence[Found]) -> None:
+def show_suite(console: Console, found: Sequence[Cell]) -> None:
     """A row an estimator: float64 errors by oracle and their bound, the worst in float32 and its bound."""
     titles = sorted({cell.case for cell in found})
 

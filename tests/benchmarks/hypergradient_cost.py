@@ -15,15 +15,15 @@ import time
 from collections.abc import Callable
 
 import torch
+from mlorun.hypergradient.cross import CentralDifference, DoubleBackward, ForwardOverReverse
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
+from mlorun.hypergradient.unrolled import Unrolled
 
 import mlorun
 from mlorun.core.engine import Engine
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.cross import CentralDifference, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
-from mlorun.hypergradient.unrolled import Unrolled
 
 BLOCKS, CALLS = 40, 10
 

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace
+from mlorun.hypergradient.unrolled import Unrolled
 from mlorun.recipes.modules import WeightNet, mlp
 from mlorun.recipes.reweighting import Reweight, WeightedClassifier
 
 from mlorun.core.engine import Engine
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
 from mlorun.data.stream import stream
-from mlorun.hypergradient.unrolled import Unrolled
 from mlorun.run.device import Precision
 from mlorun.verify.memory import PeakMemory
 

@@ -9,22 +9,22 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace
+from mlorun.core.problem import Problem, loss_of
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.first_order import FirstOrder
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from torch import Tensor, nn
 
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.graph import ProblemGraph
 from mlorun.core.nonfinite import Guard
-from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem, loss_of
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError, NonFiniteError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.first_order import FirstOrder
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient, Level
-from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.run.events import Event

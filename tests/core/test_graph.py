@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-
 from mlorun.core.graph import ProblemGraph
+
 from mlorun.errors import GraphError
 
 

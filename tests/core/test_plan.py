@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 
 import pytest
-
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.plan import Pace, Plan
+
 from mlorun.errors import GraphError
 
 GRAPHS = {

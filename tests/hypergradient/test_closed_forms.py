@@ -6,14 +6,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
-
-from mlorun.core.engine import Engine
 from mlorun.core.plan import Action
 from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
 from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.level import Hypergradient
 from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
+from torch import Tensor
+
+from mlorun.core.engine import Engine
+from mlorun.hypergradient.level import Hypergradient
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
 

@@ -7,16 +7,16 @@ from typing import get_args
 
 import pytest
 import torch
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Action
+from mlorun.hypergradient.evolution import Evolution
+from mlorun.hypergradient.updates import UPDATES
 from torch import Tensor
 
 from mlorun.core.engine import Engine
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action
 from mlorun.errors import ConfigError
-from mlorun.hypergradient.evolution import Evolution
 from mlorun.hypergradient.level import Channel, Hypergradient, Level
 from mlorun.hypergradient.trajectory import Iterate, Step, Trajectory
-from mlorun.hypergradient.updates import UPDATES
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, maml

@@ -6,16 +6,16 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-
-from mlorun.core.engine import Engine
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.plan import Action
 from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.level import Hypergradient
 from mlorun.hypergradient.solve import ConjugateGradient, Neumann
 from mlorun.hypergradient.unrolled import Unrolled
+from torch import Tensor
+
+from mlorun.core.engine import Engine
+from mlorun.hypergradient.level import Hypergradient
 from mlorun.run import checkpoint
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, three_levels

@@ -16,16 +16,16 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
-from torch.func import functional_call
-
-from mlorun.core.engine import Engine
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.plan import Action, Pace
 from mlorun.core.problem import Problem
 from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
 from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from mlorun.core.engine import Engine
 from mlorun.run.device import Precision
 
 ROWS, INPUTS, HIDDEN = 8, 3, 4

@@ -7,20 +7,20 @@ from itertools import product
 
 import pytest
 import torch
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Action, Pace
+from mlorun.core.problem import Problem
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.reinforce import Reinforce
+from mlorun.hypergradient.solve import Identity
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 from mlorun.core.engine import Engine
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action, Pace
-from mlorun.core.problem import Problem
 from mlorun.errors import ConfigError, GraphError
-from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.draws import draw
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.reinforce import Reinforce
-from mlorun.hypergradient.solve import Identity
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import Point
 

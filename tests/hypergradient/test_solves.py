@@ -9,29 +9,29 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
-from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
-
-from mlorun.core.adjoint import Adjoint
 from mlorun.core.graph import ProblemGraph
 from mlorun.core.problem import Problem
 from mlorun.core.recorder import Recorder
 from mlorun.core.world import World
-from mlorun.errors import ConfigError, RunError
-from mlorun.hypergradient import vectors
 from mlorun.hypergradient.cross import ForwardOverReverse
 from mlorun.hypergradient.exact import Exact
 from mlorun.hypergradient.fixed_point import FixedPoint
 from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.indefinite import Minres, NormalConjugateGradient
-from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.nystrom import Nystrom
 from mlorun.hypergradient.sama import Sama
 from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
 from mlorun.hypergradient.spectrum import largest_eigenvalue, start_vector
 from mlorun.hypergradient.updates import precondition, update_of
-from mlorun.hypergradient.vectors import Vector
 from mlorun.hypergradient.warm_step import WarmStep
+from torch import Tensor, nn
+from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
+
+from mlorun.core.adjoint import Adjoint
+from mlorun.errors import ConfigError, RunError
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.vectors import Vector
 
 SIZES = (2, 3)  # a level's parameters: two tensors, P = 5 entries
 P = sum(SIZES)

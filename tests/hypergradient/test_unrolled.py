@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from mlorun.core.graph import ProblemGraph
+from mlorun.core.plan import Pace
+from mlorun.core.problem import Problem
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.forward import Forward
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import Identity
+from mlorun.hypergradient.unrolled import Unrolled
+from mlorun.hypergradient.update_map import UpdateMap
+from mlorun.hypergradient.updates import UPDATES
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from mlorun.core.engine import Engine
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.forward import Forward
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.solve import Identity
 from mlorun.hypergradient.trajectory import Iterate
-from mlorun.hypergradient.unrolled import Unrolled
-from mlorun.hypergradient.update_map import UpdateMap
-from mlorun.hypergradient.updates import UPDATES
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, maml
 from mlorun.verify.suite import hypergradient, relative, series

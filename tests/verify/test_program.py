@@ -7,18 +7,18 @@ from typing import Any
 
 import pytest
 import torch
+from mlorun.core.levels import default_dtype
+from mlorun.core.problem import loss_of
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.exact import Exact
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from rich.console import Console
 
 import mlorun
 from mlorun.core.engine import Engine
-from mlorun.core.levels import default_dtype
-from mlorun.core.problem import loss_of
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.exact import Exact
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Hypergradient, Level
-from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
+from mlorun.hypergradient.cross import ForwardOverReverse
+from mlorun.hypergradient.implicit import Implicit
+from mlorun.hypergradient.solve import Identity
 
 from mlorun.cli import main
 from mlorun.config.locations import options
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
 from mlorun.hypergradient.level import Level
-from mlorun.hypergradient.solve import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify import suite
 

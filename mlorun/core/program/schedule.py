@@ -1,0 +1,160 @@
+"""Graph and update schedules to a flat plan: who steps, in what order. No torch.
+
+The rules, simulated here once, so that the engine needs no counters, flags or recursion:
+
+1. A global step steps every leaf once, in declared order. A step is one micro-batch; every `gradient_accumulation`-th
+   step of a problem is an optimizer step.
+2. Past `warmup_steps` optimizer steps, every `unroll_steps`-th optimizer step of a problem makes it due for each of its
+   uppers. A problem steps as soon as all its lowers are due for it, and that uses their dues up.
+3. An inner loop of a problem starts with its first step past warm-up, and again after any of its uppers has stepped.
+4. With `roll_back`, once the uppers have stepped, the problem returns to where its inner loop started and repeats the
+   steps of it; repeated steps make nobody due.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.errors import GraphError
+
+_LONGEST_CYCLE = 100_000
+
+
+@dataclass(frozen=True)
+class UpdateSchedule:
+    """How often a problem steps. `unroll_steps` and `warmup_steps` count optimizer steps."""
+
+    unroll_steps: int = 1
+    warmup_steps: int = 0
+    gradient_accumulation: int = 1  # micro-batches per optimizer step
+    roll_back: bool = False
+
+
+@dataclass(frozen=True)
+class Action:
+    """One thing that the engine does.
+
+    `step`: one micro-batch; `updates` if the optimizer steps at its end, `starts` if an inner loop starts with it.
+    `roll_back`: the state that was kept when the inner loop started is put back.
+    """
+
+    problem: str
+    kind: Literal["step", "roll_back"] = "step"
+    updates: bool = True
+    starts: bool = False
+
+
+GlobalStep = tuple[Action, ...]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """`prefix` once, then `cycle` for ever. One inner tuple per global step."""
+
+    prefix: tuple[GlobalStep, ...]
+    cycle: tuple[GlobalStep, ...]
+
+    def at(self, step: int) -> GlobalStep:
+        """What global step `step` (from 0) does."""
+        if step < len(self.prefix):
+            return self.prefix[step]
+        return self.cycle[(step - len(self.prefix)) % len(self.cycle)]
+
+    def walk(self, start: int, stop: int) -> Iterator[GlobalStep]:
+        """The global steps start, ..., stop - 1."""
+        return (self.at(step) for step in range(start, stop))
+
+    def last_before(self, name: str, step: int, stop: int) -> bool:
+        """Whether global step `step` is the last one before `stop` in which `name` steps."""
+        return name in self._names(step) and not any(name in self._names(later) for later in range(step + 1, stop))
+
+    def _names(self, step: int) -> frozenset[str]:
+        return frozenset(action.problem for action in self.at(step) if action.kind == "step")
+
+    @classmethod
+    def simulate(cls, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> Plan:
+        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps."""
+        simulation = _Simulation(graph, schedules)
+        seen: dict[tuple[object, ...], int] = {}
+        steps: list[GlobalStep] = []
+        while (state := simulation.state()) not in seen:
+            if len(steps) > _LONGEST_CYCLE:
+                raise GraphError(
+                    f"the unroll counts of these problems do not line up within {_LONGEST_CYCLE} steps",
+                    where="problems.*.unroll_steps",
+                    seen=", ".join(f"{name}: {schedules[name].unroll_steps}" for name in graph.names),
+                    fix="choose counts with a small common multiple",
+                )
+            seen[state] = len(steps)
+            steps.append(simulation.global_step())
+        start = seen[state]
+        return cls(tuple(steps[:start]), tuple(steps[start:]))
+
+
+class _Simulation:
+    """The counters of every problem, reduced to what the future depends on."""
+
+    def __init__(self, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> None:
+        self.graph = graph
+        self.schedules = schedules
+        self.micro = dict.fromkeys(graph.names, 0)  # micro-batches since the last optimizer step
+        self.warm = dict.fromkeys(graph.names, 0)  # optimizer steps, capped at warmup_steps
+        self.unrolled = dict.fromkeys(graph.names, 0)  # optimizer steps past warm-up, modulo unroll_steps
+        self.fresh = dict.fromkeys(graph.names, True)  # the next step past warm-up starts an inner loop
+        self.inner: dict[str, list[Action]] = {name: [] for name in graph.names}  # kept for roll_back only
+        self.due: set[tuple[str, str]] = set()  # (lower, upper)
+        self.actions: list[Action] = []
+
+    def state(self) -> tuple[object, ...]:
+        counters = tuple(
+            (self.micro[n], self.warm[n], self.unrolled[n], self.fresh[n], len(self.inner[n])) for n in self.graph.names
+        )
+        return counters, frozenset(self.due)
+
+    def global_step(self) -> GlobalStep:
+        self.actions = []
+        for leaf in self.graph.leaves:
+            self._step(leaf)
+        return tuple(self.actions)
+
+    def _step(self, name: str) -> None:
+        schedule = self.schedules[name]
+        self.micro[name] = (self.micro[name] + 1) % schedule.gradient_accumulation
+        updates = self.micro[name] == 0
+        warming = self.warm[name] < schedule.warmup_steps
+        starts = self.fresh[name] and not warming
+        if not warming:
+            self.fresh[name] = False
+        action = Action(name, updates=updates, starts=starts)
+        self.actions.append(action)
+        if schedule.roll_back and not warming:
+            self.inner[name].append(replace(action, starts=False))
+        if not updates:
+            return
+        if warming:
+            self.warm[name] += 1
+            return
+        self.unrolled[name] = (self.unrolled[name] + 1) % schedule.unroll_steps
+        if self.unrolled[name] == 0:
+            self._raise_uppers(name)
+
+    def _raise_uppers(self, name: str) -> None:
+        stepping = []
+        self.due.update((name, upper) for upper in self.graph.uppers[name])
+        for upper in self.graph.uppers[name]:
+            needed = {(lower, upper) for lower in self.graph.lowers[upper]}
+            if needed <= self.due:
+                self.due -= needed
+                stepping.append(upper)
+        for upper in stepping:
+            self._step(upper)
+        below = [low for low in self.graph.names if any(low in self.graph.lowers[u] for u in stepping)]
+        for lower in below:
+            self.fresh[lower] = True
+            if self.schedules[lower].roll_back:
+                self.actions.append(Action(lower, kind="roll_back"))
+                self.actions.extend(self.inner[lower])
+                self.inner[lower] = []

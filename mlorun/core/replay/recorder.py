@@ -1,0 +1,181 @@
+"""Writes the history of every problem's steps, as far as somebody's estimator needs it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.pure_steps import PURE_STEPS
+from mlorun.core.replay.functional import FunctionalProgram
+from mlorun.core.replay.history import History
+from mlorun.core.replay.snapshot import Snapshot
+from mlorun.core.replay.views import Views
+from mlorun.errors import ConfigError
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.inner_loop import Checkpointing, InnerLoop, RecordedUpdate
+from mlorun.hypergradient.vectors import Vector
+
+
+class Recorder:
+    """Owns the histories.
+
+    record_all   record what any estimator could need: of inner loops, where the optimizer's step is known
+    views        what estimators read the histories by
+    """
+
+    def __init__(self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False) -> None:
+        self._program = program
+        self._graph = graph
+        self._histories = {name: History() for name in graph.names}
+        self.views = Views(program, self._histories)
+        self._recorded = frozenset(graph.differentiated)
+        self._reads = {name: graph.read_by(name) for name in sorted(self._recorded)}
+        self._copies: dict[str, tuple[tuple[int, ...], Vector]] = {}
+        problems = program.problems
+        for name in sorted(self._recorded):
+            self._histories[name].checkpointing = self._checkpointing(problems[name], record_all)
+        # problems whose loss is evaluated again by an estimator below
+        self._reevaluated = frozenset(
+            upper
+            for upper in graph.names
+            if record_all
+            or any(
+                (h := problems[n].hypergradient) is not None and h.needs.upper_loss for n in graph.nodes_on_paths(upper)
+            )
+        )
+
+    def _checkpointing(self, problem: Problem, record_all: bool) -> Checkpointing | None:
+        """How inner loops are recorded. Raises ConfigError where the estimator cannot work on this problem."""
+        estimate, below = problem.hypergradient, self._graph.nodes_on_paths(problem.name)
+        if estimate is None:
+            return None
+        if estimate.needs.inner_loop is not None or estimate.needs.tangents:
+            _require_plain_steps(problem)
+        if estimate.needs.reruns_inner_loop and below:
+            raise ConfigError(
+                f"{problem.name} differentiates through {', '.join(below)} itself: "
+                "its inner loop cannot be run again alone",
+                where=f"problems.{problem.name}.hypergradient",
+                seen=type(estimate).__name__,
+                fix=f"another hypergradient, e.g. {problem.name}.hypergradient=cg",
+            )
+        if record_all and type(problem.optimizer) in PURE_STEPS:
+            return Checkpointing(None, "iterates")
+        return estimate.needs.inner_loop
+
+    def next_snapshot(self, name: str) -> Snapshot:
+        """Of the micro-batch that `name` takes next, without taking it."""
+        problem = self._program.problems[name]
+        position = None if problem.stream is None else problem.stream.state_dict()
+        with self._program.replay():
+            batch = problem.get_batch()
+        if problem.stream is not None and position is not None:
+            problem.stream.load_state_dict(position)
+        return self._program.snapshot(batch, None)
+
+    def start_inner_loop(self, name: str) -> None:
+        """Call where an inner loop starts, and where it is taken back."""
+        self._histories[name].restart()
+
+    def position(self, problem: Problem) -> dict[str, int] | None:
+        """Call before a batch is taken: where its stream is; None if the stream alone cannot make the batch again."""
+        if problem.stream is None or (problem.name not in self._recorded and problem.name not in self._reevaluated):
+            return None
+        plain = getattr(problem.get_batch, "__func__", None) is Problem.get_batch
+        return problem.stream.state_dict() if plain else None
+
+    def before_loss(self, name: str, batch: Any, position: Mapping[str, int] | None) -> None:
+        """Call before a loss is evaluated on a micro-batch."""
+        if name not in self._recorded and name not in self._reevaluated:
+            return
+        history = self._histories[name]
+        snapshot = self._program.snapshot(batch, position)
+        if name in self._recorded:
+            history.window.append(snapshot)
+        if name in self._reevaluated:
+            history.current = snapshot
+
+    def before_update(self, problem: Problem) -> None:
+        """Call before an optimizer step: the micro-batches seen so far are the ones it is made of."""
+        name, estimate = problem.name, problem.hypergradient
+        if name not in self._recorded:
+            return
+        history = self._histories[name]
+        history.last = tuple(history.window)
+        history.window = []
+        if estimate is None:
+            return
+        if estimate.needs.linearize == "before":
+            history.before = vectors.copy(problem.theta)
+        if history.checkpointing is not None:
+            self._append(problem, history, history.checkpointing)
+        if estimate.needs.tangents:
+            update = RecordedUpdate(history.last, problem.update.options(), {}, problem.update.iterate(copy=False))
+            with self._program.replay():
+                loop = InnerLoop((update,), whole=history.tangents is None)
+                view = self.views.view(name, self._reads[name], inner_loop=loop)
+                history.tangents = estimate.propagate(view.trajectory(), history.tangents)
+
+    def _append(self, problem: Problem, history: History, checkpointing: Checkpointing) -> None:
+        # the gradient of a problem that steers others is more than its loss's: its iterates cannot be computed again
+        alone = not self._graph.nodes_on_paths(problem.name)
+        stride = checkpointing.stride(problem.update_schedule.unroll_steps) if alone else 1
+        due = (len(history.updates) + history.dropped) % stride == 0
+        snapshots = history.last
+        if checkpointing.memory != "iterates":
+            snapshots = tuple(snapshot.without_batch() for snapshot in snapshots)
+        history.updates.append(
+            RecordedUpdate(
+                snapshots,
+                problem.update.options(),
+                {lower: self._copy(lower) for lower in self._graph.lowers[problem.name]},
+                problem.update.iterate(copy=True) if due else None,
+            )
+        )
+        history.trim(stride)
+
+    def _copy(self, name: str) -> Vector:
+        """The parameters of `name` as they are; one copy for as long as they stay so."""
+        theta = self._program.theta(name)
+        versions = tuple(t._version for t in theta)
+        if name not in self._copies or self._copies[name][0] != versions:
+            self._copies[name] = versions, vectors.copy(theta)
+        return self._copies[name][1]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Every history, as plain containers, numbers and tensors."""
+        return {
+            name: {**history.pack(), "tangents": self._packed_tangents(name)}
+            for name, history in self._histories.items()
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from these histories."""
+        self._copies = {}
+        for name, history in self._histories.items():
+            history.unpack(state[name])
+            estimate, packed = self._program.problems[name].hypergradient, state[name]["tangents"]
+            history.tangents = None if estimate is None else estimate.unpack_tangents(packed)
+
+    def _packed_tangents(self, name: str) -> Any:
+        estimate = self._program.problems[name].hypergradient
+        return None if estimate is None else estimate.pack_tangents(self._histories[name].tangents)
+
+
+def _reads_upper_loss(problem: Problem) -> bool:
+    return problem.hypergradient is not None and problem.hypergradient.needs.upper_loss
+
+
+def _require_plain_steps(problem: Problem) -> None:
+    """Raise ConfigError where an update is not the optimizer's step on the loss's gradient, or that step is unknown."""
+    assert problem.update.pure
+    for hook in ("grad_callback", "param_callback", "custom_optimizer_step"):
+        if getattr(type(problem), hook) is not getattr(Problem, hook):
+            raise ConfigError(
+                f"{type(problem).__name__}.{hook} changes what an update does, so that it cannot be unrolled",
+                where=f"problems.{problem.name}.hypergradient",
+                seen=type(problem.hypergradient).__name__,
+                fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
+            )

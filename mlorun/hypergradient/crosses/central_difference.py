@@ -1,0 +1,36 @@
+"""Central difference of the loss's gradient in lam, along x."""
+
+from __future__ import annotations
+
+from mlorun.hypergradient import derivatives, vectors
+from mlorun.hypergradient.checks import positive
+from mlorun.hypergradient.crosses.cross import Cross
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.vectors import Vector
+
+
+class CentralDifference(Cross):
+    """(dL/dlam(theta + eps x) - dL/dlam(theta - eps x)) / (2 eps) (DARTS, Liu et al. 2019, arXiv:1806.09055, eq. 8).
+
+    radius     the length of the perturbation eps x: eps = radius / norm(x)
+    relative   measure radius in units of norm(theta)
+
+    A difference of the scalar loss cannot see a stop-gradient: with loss.detach() in the lower loss this is a
+    different number from the derivative of the update. The error is O(radius^2) above, rounding / radius below.
+    """
+
+    sees_stop_gradients = False
+
+    def __init__(self, radius: float, relative: bool) -> None:
+        positive("radius", radius)
+        self.radius = radius
+        self.relative = relative
+
+    def __call__(self, level: Level, x: Vector) -> dict[str, Vector]:
+        lam = level.flat_lam()
+        radius = self.radius * vectors.norm(level.theta) if self.relative else self.radius
+        return level.split_lam(
+            derivatives.central_difference(
+                lambda theta: derivatives.gradient(level.loss(theta), lam), level.theta, x, radius
+            )
+        )

@@ -1,0 +1,81 @@
+"""What a hypergradient estimator is: a function of one level, and a declaration of what it needs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+from mlorun.hypergradient.inner_loop import Checkpointing
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.trajectory import Trajectory
+from mlorun.hypergradient.vectors import Vector
+
+# the ways in which an upper problem acts on a lower one: by its loss, by the start of its inner loops, by its
+# optimizer's options, and by random draws whose distribution the upper problem decides
+Channel = Literal["loss", "start", "options", "draws"]
+EVERY_CHANNEL: frozenset[Channel] = frozenset(get_args(Channel))
+ALL_BUT_DRAWS: frozenset[Channel] = EVERY_CHANNEL - {"draws"}
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What an estimator differentiates, and what must be recorded of the lower problem's steps for it.
+
+    channels            the ways of acting that it differentiates; an edge that acts in other ways alone is refused
+    linearize           at the lower parameters "after" the last optimizer step, or "before" it
+    inner_loop          how the updates of the inner loop are recorded; None is not at all
+    tangents            `propagate` is called at every update, as it happens
+    upper_loss          it evaluates the upper problem's loss again, so the batch of that problem is kept
+    reruns_inner_loop   it repeats the inner loop by the lower loss alone; refused for a problem with a hypergradient of
+                        its own
+    """
+
+    channels: frozenset[Channel] = frozenset({"loss"})
+    linearize: Literal["after", "before"] = "after"
+    inner_loop: Checkpointing | None = None
+    tangents: bool = False
+    upper_loss: bool = False
+    reruns_inner_loop: bool = False
+
+
+class Hypergradient(ABC):
+    """How the problems above differentiate through one problem's optimum. Keeps no state: what a later call needs
+    travels in the carry."""
+
+    needs: Needs = Needs()
+
+    @abstractmethod
+    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
+        """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
+
+    def require_size(self, name: str, theta: int, lam: int) -> None:
+        """Raise ConfigError where problem `name` has too many parameters, or too many are differentiated in."""
+        return
+
+    def propagate(self, update: Trajectory, tangents: Any) -> Any:
+        """Before each update of a problem whose estimator needs tangents: that one update, and what the last call gave.
+
+        `tangents` is None at the first update of each inner loop.
+        """
+        raise NotImplementedError
+
+    def in_use(self, carry: Any) -> str:
+        """What an edge really uses, for the record; `carry` is what its last call gave."""
+        return type(self).__name__
+
+    def pack(self, carry: Any) -> Any:
+        """A carry as numbers, texts, tensors, tuples and dicts, for a checkpoint."""
+        return carry
+
+    def unpack(self, packed: Any) -> Any:
+        """The inverse of `pack`."""
+        return packed
+
+    def pack_tangents(self, tangents: Any) -> Any:
+        """What `propagate` gave, as numbers, texts, tensors, tuples and dicts, for a checkpoint."""
+        return tangents
+
+    def unpack_tangents(self, packed: Any) -> Any:
+        """The inverse of `pack_tangents`."""
+        return packed

@@ -1,0 +1,128 @@
+"""Unrolled differentiation: reverse mode through the updates of the inner loop, all of them or the last K."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from mlorun.hypergradient import derivatives, vectors
+from mlorun.hypergradient.checks import at_least, one_of
+from mlorun.hypergradient.estimator import ALL_BUT_DRAWS, Hypergradient, Needs
+from mlorun.hypergradient.inner_loop import COUNTERS, Checkpointing, Iterate, LearnedOptions, State
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.trajectory import Trajectory
+from mlorun.hypergradient.vectors import Vector
+
+
+class Unrolled(Hypergradient):
+    """(d theta_T / d lam)^T v through theta_{t+1} = Phi_t(theta_t, lam) (Maclaurin et al. 2015, arXiv:1502.03492;
+    Franceschi et al. 2017, arXiv:1703.01785; MAML, arXiv:1703.03400). With p_T = v, for t = T - 1, ..., 0:
+
+        g += (d Phi_t / d lam)^T p_{t+1},    p_t = (d Phi_t / d theta_t)^T p_{t+1}
+
+    over parameters and optimizer state together; at t = 0, g += (d theta_0 / d lam)^T p_0 where an upper problem
+    decides the start.
+
+    steps    differentiate the last K updates of the inner loop (Shaban et al. 2019, arXiv:1810.10667); None is all
+    memory   "iterates" keeps parameters and optimizer state before every update; "sqrt" before every sqrt(T)-th, and
+             computes those between again, at one gradient more an update; "constant" before the first alone, at T / 2
+             gradients more an update
+
+    lam acts through the losses, through `initial_parameters` and through `optimizer_options`. Micro-batches, clipping
+    and schedules are differentiated as they happened; the graph of one update is alive at a time. Optimizers: those of
+    updates.py. Where lam moves during the inner loop (a lower optimum), every reading counts as one of the same.
+    """
+
+    def __init__(self, steps: int | None, memory: Literal["iterates", "sqrt", "constant"]) -> None:
+        if steps is not None:
+            at_least("steps", steps, 1)
+        one_of("memory", memory, ("iterates", "sqrt", "constant"))
+        self.steps = steps
+        self.needs = Needs(channels=ALL_BUT_DRAWS, inner_loop=Checkpointing(steps, memory))
+        self._store_segments = memory != "constant"
+
+    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
+        return reverse(level.trajectory, v, store_segments=self._store_segments), None
+
+
+def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool) -> dict[str, Vector]:
+    """(d theta_T / d lam)^T v, by lam.
+
+    store_segments   hold all iterates between two recorded ones at once, rather than compute each again from the first
+    """
+    total = {name: vectors.zeros_like(x) for name, x in trajectory.lam.items()}
+    learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
+    on_learned = {k: torch.zeros_like(x) for k, x in learned.items()}
+    p = Iterate(v, tuple({} for _ in v))
+    for start, stop in reversed(trajectory.segments()):
+        iterates = trajectory.iterates(start, stop) if store_segments else []
+        for t in reversed(range(max(start, trajectory.first), stop)):
+            at = iterates.pop() if store_segments else trajectory.iterate(t)
+            p, on_lam, on_options = Pullback(trajectory, t, at, learned)(p)
+            total = added(total, on_lam)
+            on_learned = {k: x + on_options[k] for k, x in on_learned.items()}
+    total = decided(trajectory, total, on_learned)
+    origin = trajectory.start(trajectory.lam) if trajectory.first == 0 else None
+    return total if origin is None else added(total, through(origin, trajectory.lam, p.theta))
+
+
+class Pullback:
+    """The transposed derivative of update t at one iterate, for any number of cotangents. One gradient, built once."""
+
+    def __init__(self, trajectory: Trajectory, t: int, at: Iterate, learned: LearnedOptions) -> None:
+        self._lam = {name: tuple(x.requires_grad_() for x in part) for name, part in trajectory.lam_at(t).items()}
+        self._learned = learned
+        self._theta = vectors.leaves(at.theta)
+        self._state = tuple(
+            {k: x.detach() if k in COUNTERS else x.detach().requires_grad_() for k, x in entry.items()}
+            for entry in at.state
+        )
+        gradient = trajectory.gradient(t, self._theta, self._lam, create_graph=True)
+        with torch.enable_grad():
+            self._after = trajectory.apply(t, Iterate(self._theta, self._state), gradient, learned)
+
+    def __call__(
+        self, p: Iterate, *, retain_graph: bool = False
+    ) -> tuple[Iterate, dict[str, Vector], dict[str, Tensor]]:
+        """p^T dPhi_t: cotangents of the iterate, of lam, and of the learned options.
+
+        retain_graph   for another call
+        """
+        outputs, cotangents = [*self._after.theta], [*p.theta]
+        for entry, wanted in zip(self._after.state, p.state, strict=True):
+            for key, c in wanted.items():
+                outputs.append(entry[key])
+                cotangents.append(c)
+        places = [(i, k, x) for i, entry in enumerate(self._state) for k, x in entry.items() if k not in COUNTERS]
+        flat_lam = [x for part in self._lam.values() for x in part]
+        inputs = [*self._theta, *(x for _, _, x in places), *self._learned.values(), *flat_lam]
+        grads = iter(derivatives.pull_back(outputs, inputs, cotangents, retain_graph=retain_graph))
+        on_theta = tuple(next(grads) for _ in self._theta)
+        on_state: list[State] = [{} for _ in self._theta]
+        for i, key, _ in places:
+            on_state[i][key] = next(grads)
+        on_learned = {key: next(grads) for key in self._learned}
+        on_lam = vectors.split(tuple(grads), self._lam)
+        return Iterate(on_theta, tuple(on_state)), on_lam, on_learned
+
+
+def decided(trajectory: Trajectory, total: dict[str, Vector], on_learned: Mapping[str, Tensor]) -> dict[str, Vector]:
+    """`total`, and what comes by the learned options, whose cotangents are given."""
+    learned = trajectory.learned_options(trajectory.lam)
+    if not learned:
+        return total
+    return added(total, through(tuple(learned.values()), trajectory.lam, [on_learned[key] for key in learned]))
+
+
+def added(x: Mapping[str, Vector], y: Mapping[str, Vector]) -> dict[str, Vector]:
+    """The sum, lam by lam."""
+    return {name: vectors.add(part, y[name]) for name, part in x.items()}
+
+
+def through(outputs: Sequence[Tensor], lam: Mapping[str, Vector], cotangents: Sequence[Tensor]) -> dict[str, Vector]:
+    """cotangents^T d outputs / d lam, by lam."""
+    flat = [x for vector in lam.values() for x in vector]
+    return vectors.split(derivatives.pull_back(outputs, flat, cotangents), lam)
