@@ -15,15 +15,19 @@ import time
 from collections.abc import Callable
 
 import torch
-from mlorun.hypergradient.cross import CentralDifference, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
-from mlorun.hypergradient.unrolled import Unrolled
 
 import mlorun
 from mlorun.core.engine import Engine
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.neumann import Neumann
 
 BLOCKS, CALLS = 40, 10
 
@@ -32,7 +36,7 @@ def estimators() -> dict[str, tuple[Hypergradient, float | None]]:
     """Name to (estimator, bound in lower gradients)."""
 
     def implicit(solve: object, cross: object) -> Hypergradient:
-        return Implicit(solve, cross, "post")  # type: ignore[arg-type]
+        return Implicit(solve, cross, "after")  # type: ignore[arg-type]
 
     found: dict[str, tuple[Hypergradient, float | None]] = {
         "t1t2": (implicit(Identity(1.0), ForwardOverReverse()), 1.5),

@@ -15,14 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
-from mlorun.hypergradient.unrolled import Unrolled
 from mlorun.recipes.modules import WeightNet, mlp
 from mlorun.recipes.reweighting import Reweight, WeightedClassifier
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.data.stream import stream
+from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.run.device import Precision
 from mlorun.verify.memory import PeakMemory
 
@@ -51,7 +51,7 @@ def peak(length: int, memory: Any) -> int:
             optimizer=lambda p: torch.optim.SGD(p, lr=0.1, momentum=0.9),
             stream=batches("classifier"),
             hypergradient=Unrolled(None, memory),
-            pace=Pace(unroll_steps=length),
+            update_schedule=UpdateSchedule(unroll_steps=length),
         ),
     ]
     engine = Engine(

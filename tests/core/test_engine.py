@@ -9,22 +9,23 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem, loss_of
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.first_order import FirstOrder
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from torch import Tensor, nn
 
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.nonfinite import Guard
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError, NonFiniteError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient, Level
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.first_order import FirstOrder
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
@@ -38,7 +39,7 @@ def seeded() -> None:
 
 
 def t1t2() -> Implicit:
-    return Implicit(Identity(1.0), ForwardOverReverse(), "post")
+    return Implicit(Identity(1.0), ForwardOverReverse(), "after")
 
 
 def sgd(theta: Any) -> torch.optim.Optimizer:
@@ -75,7 +76,7 @@ class Meta(Problem):
         return {"loss": F.cross_entropy(self.low(batch[0]), batch[1]), "width": torch.tensor(2.0)}
 
 
-def bilevel(pace: Pace | None = None, **kwargs: Any) -> list[Problem]:
+def bilevel(update_schedule: UpdateSchedule | None = None, **kwargs: Any) -> list[Problem]:
     weight = nn.Sequential(nn.Linear(1, 4), nn.ReLU(), nn.Linear(4, 1), nn.Sigmoid())
     return [
         Meta(name="up", module=weight, optimizer=lambda theta: torch.optim.Adam(theta, lr=0.01), stream=data("up")),
@@ -85,7 +86,7 @@ def bilevel(pace: Pace | None = None, **kwargs: Any) -> list[Problem]:
             optimizer=sgd,
             stream=data("low"),
             hypergradient=t1t2(),
-            pace=pace,
+            update_schedule=update_schedule,
             **kwargs,
         ),
     ]
@@ -157,7 +158,7 @@ def test_hooks_are_called_in_their_documented_order() -> None:
         module=nn.Linear(3, 2),
         optimizer=sgd,
         stream=data("only", rows=16),
-        pace=Pace(gradient_accumulation=2),
+        update_schedule=UpdateSchedule(gradient_accumulation=2),
     )
     program = engine([problem], train_iters=2)
     program.probe()
@@ -177,7 +178,7 @@ def test_the_scheduler_steps_once_an_optimizer_step_and_the_gradient_is_a_mean()
             optimizer=lambda theta: torch.optim.SGD(theta, lr=0.5),
             scheduler=lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, step_size=1, gamma=0.5),
             stream=data("only", split=rows, batch_size=8 // parts),
-            pace=Pace(gradient_accumulation=parts),
+            update_schedule=UpdateSchedule(gradient_accumulation=parts),
         )
         program = engine([problem], train_iters=parts)
         program.run()
@@ -210,14 +211,14 @@ def test_roll_back_repeats_the_inner_loop_on_the_same_batches_under_the_new_uppe
             starts.append(self.module.weight.detach().clone())
             return super().training_step(batch)
 
-    problems = bilevel(Pace(unroll_steps=2, roll_back=True))
+    problems = bilevel(UpdateSchedule(unroll_steps=2, roll_back=True))
     low = Watched(
         name="low",
         module=nn.Linear(3, 2),
         optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9),
         stream=data("low"),
         hypergradient=t1t2(),
-        pace=Pace(unroll_steps=2, roll_back=True),
+        update_schedule=UpdateSchedule(unroll_steps=2, roll_back=True),
     )
     program = engine([problems[0], low], {"up": ["low"]}, train_iters=2)
     program.probe()
@@ -263,7 +264,7 @@ def test_roll_back_works_on_the_middle_of_three_levels() -> None:
             optimizer=sgd,
             stream=data("middle"),
             hypergradient=t1t2(),
-            pace=Pace(unroll_steps=2, roll_back=True),
+            update_schedule=UpdateSchedule(unroll_steps=2, roll_back=True),
         ),
         Low(name="low", module=nn.Linear(3, 2), optimizer=sgd, stream=data("low"), hypergradient=t1t2()),
     ]
@@ -383,7 +384,7 @@ def test_a_hypergradient_that_is_not_finite_never_reaches_the_parameters_and_is_
     spoil(problems)
     before = vectors.copy(problems[0].theta)
     made = engine(problems, {"up": ["low"]}, log_every=3)
-    made.guard = Guard(at_once=at_once)  # later: what happens where asking would wait for the device
+    made.guard.at_once = at_once  # later: what happens where asking would wait for the device
     with pytest.raises(NonFiniteError, match=words) as caught:
         made.run()
     assert caught.value.exit_code == 4
@@ -530,7 +531,7 @@ def test_evaluation_leaves_no_trace_and_averages_over_samples() -> None:
     program = engine([problem], train_iters=1, evaluations=[whole])
     program.run()
     rng, statistics = torch.get_rng_state(), [b.clone() for b in module.buffers()]
-    assert program.evaluate()["test/loss"] == pytest.approx(parts.run(program.world)["test/loss"], rel=1e-5)
+    assert program.evaluate()["test/loss"] == pytest.approx(parts.run(program.program)["test/loss"], rel=1e-5)
     assert torch.equal(rng, torch.get_rng_state())
     assert all(map(torch.equal, statistics, module.buffers()))
     assert all(m.training for m in module.modules())
@@ -562,7 +563,7 @@ def test_an_upper_gradient_in_half_precision_is_close_to_that_in_float32() -> No
         up = problems[0]
         up.grad_callback = lambda up=up, seen=seen: seen.append(torch.cat([p.grad.flatten() for p in up.theta]))  # type: ignore[method-assign, misc]
         program = engine(problems, {"up": ["low"]}, precision=precision, train_iters=1)
-        scaler = program._scalers["up"]
+        scaler = problems[0].update.scaler
         scale = 1.0 if scaler is None else scaler.get_scale()
         program.run()
         got.append(seen[0] / scale)
@@ -600,7 +601,7 @@ def test_telemetry_is_the_norms_and_the_cosine_of_the_last_gradient_before_a_rep
     assert set(told) == {3, 6, 7}
     for step, metrics in told.items():
         now, before = gradients[step - 1], gradients[step - 2]
-        assert set(metrics) == {"direct_norm", "indirect_norm", "cosine_to_previous", "low/pull_norm"}
+        assert set(metrics) == {"direct_norm", "indirect_norm", "cosine_to_previous", "low/cotangent_norm"}
         assert metrics["cosine_to_previous"] == pytest.approx(float(vectors.cosine(now, before)), rel=1e-5)
         if metrics["direct_norm"] == 0:
             assert metrics["indirect_norm"] == pytest.approx(float(vectors.norm(now)), rel=1e-5)
@@ -608,7 +609,9 @@ def test_telemetry_is_the_norms_and_the_cosine_of_the_last_gradient_before_a_rep
 
 def test_telemetry_of_a_slow_upper_problem_is_of_its_last_step_before_the_report() -> None:
     events: list[Event] = []
-    program = engine(bilevel(pace=Pace(unroll_steps=4)), {"up": ["low"]}, train_iters=20, log_every=10)
+    program = engine(
+        bilevel(update_schedule=UpdateSchedule(unroll_steps=4)), {"up": ["low"]}, train_iters=20, log_every=10
+    )
     program.run(events.append)
     assert [event.step for event in events if event.kind == "hypergradient"] == [10, 20]
 
@@ -617,7 +620,7 @@ def test_a_solver_tells_its_residual_and_iterations() -> None:
     events: list[Event] = []
     program = engine(bilevel(), {"up": ["low"]}, train_iters=4, log_every=2)
     solve = ConjugateGradient(3, 1e-3, 0.0, False)
-    program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "post")
+    program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "after")
     program.run(events.append)
     for event in events:
         if event.kind == "hypergradient":
@@ -627,7 +630,15 @@ def test_a_solver_tells_its_residual_and_iterations() -> None:
 
 def test_nothing_is_measured_between_reports() -> None:
     program = engine(bilevel(), {"up": ["low"]}, train_iters=6, log_every=6)
-    seen: list[bool] = []
-    program.problems["up"].grad_callback = lambda: seen.append(program.adjoint.numbers is not None)
+    measured: list[bool] = []
+    gradient = program.adjoint.gradient
+
+    def spied(upper: str, loss: Tensor, scale: Tensor | None = None, *, measure: bool = False) -> Any:
+        result = gradient(upper, loss, scale, measure=measure)
+        measured.append(bool(result.telemetry))
+        assert measure == bool(result.telemetry)
+        return result
+
+    program.adjoint.gradient = spied
     program.run()
-    assert seen == [False] * 5 + [True]
+    assert measured == [False] * 5 + [True]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from mlorun.core.graph import ProblemGraph
 
+from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import GraphError
 
 
@@ -13,14 +13,14 @@ def test_the_edge_that_is_not_given_is_the_reverse_of_the_other() -> None:
     from_l2u = ProblemGraph.build(["up", "low"], l2u={"low": ["up"]})
     assert from_u2l == from_l2u
     assert from_u2l.uppers == {"up": (), "low": ("up",)}
-    assert from_u2l.steers == {"up": ("low",), "low": ()}
+    assert from_u2l.u2l == {"up": ("low",), "low": ()}
 
 
 def test_a_chain_has_three_levels_and_one_path() -> None:
     graph = ProblemGraph.build(["s", "fine", "pre"], {"s": ["pre"]}, {"pre": ["fine"], "fine": ["s"]})
     assert graph.levels() == (("pre",), ("fine",), ("s",))
     assert graph.order == ("pre", "fine", "s")
-    assert graph.between("s") == ("fine", "pre")
+    assert graph.nodes_on_paths("s") == ("fine", "pre")
     assert graph.paths("s") == (("s", "pre", "fine"),)
     assert graph.leaves == ("pre",)
 
@@ -29,13 +29,13 @@ def test_a_diamond_passes_every_problem_once_and_has_two_paths() -> None:
     graph = ProblemGraph.build(
         ["base", "l", "r", "top"], {"top": ["base"]}, {"base": ["l", "r"], "l": ["top"], "r": ["top"]}
     )
-    assert graph.between("top") == ("r", "l", "base")
+    assert graph.nodes_on_paths("top") == ("r", "l", "base")
     assert set(graph.paths("top")) == {("top", "base", "l"), ("top", "base", "r")}
 
 
 def test_a_problem_that_leads_nowhere_is_not_passed() -> None:
     graph = ProblemGraph.build(["up", "steered", "other"], {"up": ["steered"]}, {"steered": ["up"], "other": ["up"]})
-    assert graph.between("up") == ("steered",)
+    assert graph.nodes_on_paths("up") == ("steered",)
     assert graph.differentiated == {"steered"}
 
 
@@ -49,7 +49,7 @@ def test_a_problem_that_leads_nowhere_is_not_passed() -> None:
     ],
 )
 def test_a_path_that_comes_back_past_the_middle_problem_is_known_to_be_left_out(u2l, l2u, unseen) -> None:  # type: ignore[no-untyped-def]
-    assert ProblemGraph.build(["up", "mid", "low"], u2l, l2u).unseen("up") == unseen
+    assert ProblemGraph.build(["up", "mid", "low"], u2l, l2u).omitted_paths("up") == unseen
 
 
 def test_problems_without_dependencies_are_all_leaves() -> None:

@@ -6,9 +6,9 @@ import random
 from collections.abc import Mapping
 
 import pytest
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace, Plan
 
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.schedule import Plan, UpdateSchedule
 from mlorun.errors import GraphError
 
 GRAPHS = {
@@ -27,7 +27,7 @@ class Interpreter:
     """The rules, told as recursion with counters and flags: who steps when. Says "name", "name'" for a micro-batch
     that ends without an optimizer step, and "<name" for a return to the start of an inner loop."""
 
-    def __init__(self, graph: ProblemGraph, paces: Mapping[str, Pace]) -> None:
+    def __init__(self, graph: ProblemGraph, paces: Mapping[str, UpdateSchedule]) -> None:
         self.graph, self.paces = graph, paces
         self.batches = dict.fromkeys(graph.names, 0)
         self.updates = dict.fromkeys(graph.names, 0)
@@ -82,10 +82,10 @@ def spelled(plan: Plan, step: int) -> list[str]:
     return words
 
 
-def some_paces(graph: ProblemGraph, seed: int) -> dict[str, Pace]:
+def some_paces(graph: ProblemGraph, seed: int) -> dict[str, UpdateSchedule]:
     draw = random.Random(seed)
     return {
-        name: Pace(
+        name: UpdateSchedule(
             unroll_steps=draw.choice([1, 1, 2, 3]),
             warmup_steps=draw.choice([0, 0, 1, 4]),
             gradient_accumulation=draw.choice([1, 1, 2]),
@@ -107,20 +107,22 @@ def test_the_plan_is_what_the_rules_say(shape: str, seed: int) -> None:
 
 
 def test_a_three_level_chain_steps_each_level_after_its_unroll() -> None:
-    plan = Plan.simulate(GRAPHS["three levels"], {"a": Pace(2), "b": Pace(2), "c": Pace()})
+    plan = Plan.simulate(
+        GRAPHS["three levels"], {"a": UpdateSchedule(2), "b": UpdateSchedule(2), "c": UpdateSchedule()}
+    )
     assert [spelled(plan, step) for step in range(5)] == [["a"], ["a", "b"], ["a"], ["a", "b", "c"], ["a"]]
     assert len(plan.cycle) == 4
 
 
 def test_a_diamond_waits_for_both_of_its_arms() -> None:
-    paces = {"base": Pace(), "l": Pace(), "r": Pace(2), "top": Pace()}
+    paces = {"base": UpdateSchedule(), "l": UpdateSchedule(), "r": UpdateSchedule(2), "top": UpdateSchedule()}
     plan = Plan.simulate(GRAPHS["diamond"], paces)
     assert spelled(plan, 0) == ["base", "l", "r"]
     assert spelled(plan, 1) == ["base", "l", "r", "top"]
 
 
 def test_warm_up_delays_the_problems_above_and_is_not_repeated() -> None:
-    paces = {"low": Pace(2, warmup_steps=3, roll_back=True), "up": Pace()}
+    paces = {"low": UpdateSchedule(2, warmup_steps=3, roll_back=True), "up": UpdateSchedule()}
     plan = Plan.simulate(GRAPHS["two levels"], paces)
     assert [spelled(plan, step) for step in range(3)] == [["low"]] * 3
     assert spelled(plan, 3) == ["low"]
@@ -128,20 +130,20 @@ def test_warm_up_delays_the_problems_above_and_is_not_repeated() -> None:
 
 
 def test_roll_back_with_a_middle_unroll_above_one_repeats_the_middle_steps_alone() -> None:
-    paces = {"a": Pace(1), "b": Pace(2, roll_back=True), "c": Pace()}
+    paces = {"a": UpdateSchedule(1), "b": UpdateSchedule(2, roll_back=True), "c": UpdateSchedule()}
     plan = Plan.simulate(GRAPHS["three levels"], paces)
     assert [spelled(plan, step) for step in range(2)] == [["a", "b"], ["a", "b", "c", "<b", "b", "b"]]
 
 
 def test_accumulation_counts_optimizer_steps_not_micro_batches() -> None:
-    paces = {"low": Pace(2, gradient_accumulation=2), "up": Pace(gradient_accumulation=2)}
+    paces = {"low": UpdateSchedule(2, gradient_accumulation=2), "up": UpdateSchedule(gradient_accumulation=2)}
     plan = Plan.simulate(GRAPHS["two levels"], paces)
     got = [spelled(plan, step) for step in range(8)]
     assert got == [["low'"], ["low"], ["low'"], ["low", "up'"], ["low'"], ["low"], ["low'"], ["low", "up"]]
 
 
 def test_an_inner_loop_starts_after_warm_up_and_after_each_step_above() -> None:
-    plan = Plan.simulate(GRAPHS["two levels"], {"low": Pace(2, warmup_steps=1), "up": Pace()})
+    plan = Plan.simulate(GRAPHS["two levels"], {"low": UpdateSchedule(2, warmup_steps=1), "up": UpdateSchedule()})
     starts = [plan.at(step)[0].starts for step in range(6)]
     assert starts == [False, True, False, True, False, True]
 
@@ -153,7 +155,7 @@ def test_the_place_in_the_plan_is_one_integer() -> None:
 
 
 def test_unroll_counts_that_never_line_up_are_refused_and_named() -> None:
-    paces = {"x": Pace(1009), "y": Pace(1013), "up": Pace()}
+    paces = {"x": UpdateSchedule(1009), "y": UpdateSchedule(1013), "up": UpdateSchedule()}
     with pytest.raises(GraphError, match="line up") as caught:
         Plan.simulate(GRAPHS["two leaves under one"], paces)
     assert "1009" in (caught.value.seen or "")

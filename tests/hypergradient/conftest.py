@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-from mlorun.core.levels import default_dtype
+
+from mlorun.core.replay.views import default_dtype
 
 
 @pytest.fixture(autouse=True)

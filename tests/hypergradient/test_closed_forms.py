@@ -6,14 +6,19 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from mlorun.core.plan import Action
-from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann
 from torch import Tensor
 
 from mlorun.core.engine import Engine
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.core.program.schedule import Action
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
 
@@ -35,13 +40,13 @@ def cg() -> ConjugateGradient:
 
 
 PRESETS: dict[str, tuple[Callable[[], Hypergradient], SolveOn, float]] = {
-    "darts": (lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "post"), identity, 1e-5),
-    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "post"), identity, 1e-12),
-    "t1t2 by double backward": (lambda: Implicit(Identity(1.0), DoubleBackward(), "post"), identity, 1e-12),
-    "neumann": (lambda: Implicit(Neumann(TERMS, A), ForwardOverReverse(), "post"), truncated, 1e-10),
-    "neumann by double backward": (lambda: Implicit(Neumann(TERMS, A), DoubleBackward(), "post"), truncated, 1e-10),
-    "cg": (lambda: Implicit(cg(), ForwardOverReverse(), "post"), torch.linalg.solve, 1e-8),
-    "cg by double backward": (lambda: Implicit(cg(), DoubleBackward(), "post"), torch.linalg.solve, 1e-8),
+    "darts": (lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "after"), identity, 1e-5),
+    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"), identity, 1e-12),
+    "t1t2 by double backward": (lambda: Implicit(Identity(1.0), DoubleBackward(), "after"), identity, 1e-12),
+    "neumann": (lambda: Implicit(Neumann(TERMS, A), ForwardOverReverse(), "after"), truncated, 1e-10),
+    "neumann by double backward": (lambda: Implicit(Neumann(TERMS, A), DoubleBackward(), "after"), truncated, 1e-10),
+    "cg": (lambda: Implicit(cg(), ForwardOverReverse(), "after"), torch.linalg.solve, 1e-8),
+    "cg by double backward": (lambda: Implicit(cg(), DoubleBackward(), "after"), torch.linalg.solve, 1e-8),
 }
 
 
@@ -91,7 +96,7 @@ def test_identity_at_the_parameters_before_a_step_is_that_steps_exact_hypergradi
     (reference,) = torch.autograd.grad(upper({"up": lam, "low": stepped}), lam)
 
     case = CASES["Q3 weighted ridge"]()
-    problems = {problem.name: problem for problem in case.problems(lambda: Implicit(Identity("lr"), cross, "pre"))}
+    problems = {problem.name: problem for problem in case.problems(lambda: Implicit(Identity("lr"), cross, "before"))}
     with torch.no_grad():
         problems["low"].module.row.add_(0.5)
     problems["low"].optimizer.param_groups[0]["lr"] = lr

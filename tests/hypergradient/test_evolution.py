@@ -7,16 +7,18 @@ from typing import get_args
 
 import pytest
 import torch
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action
-from mlorun.hypergradient.evolution import Evolution
-from mlorun.hypergradient.updates import UPDATES
 from torch import Tensor
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.pure_steps import PURE_STEPS
+from mlorun.core.program.schedule import Action
 from mlorun.errors import ConfigError
-from mlorun.hypergradient.level import Channel, Hypergradient, Level
-from mlorun.hypergradient.trajectory import Iterate, Step, Trajectory
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.evolution import Evolution
+from mlorun.hypergradient.inner_loop import Iterate
+from mlorun.hypergradient.level import Channel, Level
+from mlorun.hypergradient.trajectory import Step, Trajectory
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, maml
@@ -77,7 +79,7 @@ def level(acts: Acts) -> Level:
     theta = (end(LAM, acts),)
     trajectory = Trajectory(
         "low", steps, lam={"up": (lam,)}, whole=True, first=0, loss=loss,
-        update=UPDATES[torch.optim.SGD], clip=None, start=start, learned=lambda values: acts(values["up"][0])[2],
+        update=PURE_STEPS[torch.optim.SGD], clip=None, start=start, learned=lambda values: acts(values["up"][0])[2],
     )  # fmt: skip
     return Level(
         "low", theta, {"up": (lam,)}, lambda values: loss(None, {"up": (lam,), **values}),

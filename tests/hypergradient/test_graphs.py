@@ -6,16 +6,17 @@ from typing import Any
 
 import pytest
 import torch
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Neumann
-from mlorun.hypergradient.unrolled import Unrolled
 from torch import Tensor
 
 from mlorun.core.engine import Engine
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.schedule import Action
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.run import checkpoint
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, three_levels
@@ -99,7 +100,7 @@ def engine_of(case: Case, chosen: dict[str, Hypergradient]) -> Engine:
 
 def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> None:
     case = three_levels()
-    cg = Implicit(ConjugateGradient(30, 0.0, 1e-14, False), ForwardOverReverse(), "post")
+    cg = Implicit(ConjugateGradient(30, 0.0, 1e-14, False), ForwardOverReverse(), "after")
     engine = engine_of(case, {"fine": cg, "pre": Unrolled(None, "sqrt")})
     for name in ("pre", "fine"):
         for index in range(STEPS):
@@ -107,7 +108,7 @@ def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> No
     upper = engine.problems["s"]
     (got,) = engine.adjoint.gradient("s", upper.training_step(None))  # type: ignore[arg-type]
 
-    theta = torch.linalg.solve(case.hessians["fine"], case.pulls["fine"])
+    theta = torch.linalg.solve(case.hessians["fine"], case.cotangents["fine"])
     v = -case.cross["fine"]["pre"] @ theta
     wanted = -case.cross["pre"]["s"] @ series(STEPS)(case.hessians["pre"], v)
     assert relative(got, wanted) < 1e-8
@@ -117,7 +118,7 @@ def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> No
 def test_what_an_estimator_carries_is_part_of_the_checkpoint_and_comes_back(name: str, tmp_path: Any) -> None:
     def estimate() -> Hypergradient:
         if name == "stand-in":
-            return Implicit(Neumann(2, "auto"), ForwardOverReverse(), "post")
+            return Implicit(Neumann(2, "auto"), ForwardOverReverse(), "after")
         return ENTRIES[name].make()
 
     def prepared() -> Engine:

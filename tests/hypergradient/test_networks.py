@@ -16,16 +16,21 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action, Pace
-from mlorun.core.problem import Problem
-from mlorun.hypergradient.cross import CentralDifference, Cross, DoubleBackward, ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
 from torch import Tensor, nn
 from torch.func import functional_call
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.schedule import Action, UpdateSchedule
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
+from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.run.device import Precision
 
 ROWS, INPUTS, HIDDEN = 8, 3, 4
@@ -124,9 +129,9 @@ class Program:
             module=model,
             stop=stop,
             batches=micro * 3,
-            pace=Pace(gradient_accumulation=parts),
+            update_schedule=UpdateSchedule(gradient_accumulation=parts),
             optimizer=lambda theta: torch.optim.SGD(theta, lr=0.0, weight_decay=decay),
-            hypergradient=Implicit(solve, cross, "post"),
+            hypergradient=Implicit(solve, cross, "after"),
         )
         self.upper = Upper(
             name="upper",

@@ -8,13 +8,13 @@ from itertools import pairwise
 
 import pytest
 import torch
-from mlorun.core.plan import Action
-from mlorun.hypergradient.penalty import BOME, F2SA, Copy
 from torch import Tensor
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.schedule import Action
 from mlorun.errors import ConfigError
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.penalty import BOME, F2SA, Copy
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, quadratic
 from mlorun.verify.suite import hypergradient, relative

@@ -7,20 +7,20 @@ from itertools import product
 
 import pytest
 import torch
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Action, Pace
-from mlorun.core.problem import Problem
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.reinforce import Reinforce
-from mlorun.hypergradient.solve import Identity
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Categorical
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.schedule import Action, UpdateSchedule
 from mlorun.errors import ConfigError, GraphError
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.draws import draw
-from mlorun.hypergradient.level import Hypergradient
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.reinforce import Reinforce
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import Point
 
@@ -131,7 +131,7 @@ def test_the_first_call_has_no_baseline_and_later_ones_the_average_of_earlier_re
 def test_an_edge_of_draws_alone_is_accepted_with_reinforce_and_refused_with_t1t2() -> None:
     program(Reinforce("none", 0.9)).probe()
     with pytest.raises(GraphError, match="draws alone") as error:
-        program(Implicit(Identity(1.0), ForwardOverReverse(), "post")).probe()
+        program(Implicit(Identity(1.0), ForwardOverReverse(), "after")).probe()
     assert "reinforce" in str(error.value.fix)
 
 
@@ -153,7 +153,7 @@ def test_a_policy_learns_to_draw_the_good_option() -> None:
         module=Point(torch.zeros(1)),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
         hypergradient=Reinforce("average", 0.9),
-        pace=Pace(unroll_steps=3),
+        update_schedule=UpdateSchedule(unroll_steps=3),
     )
     graph = ProblemGraph.build(["policy", "lower"], {"policy": ["lower"]})
     engine = Engine([policy, lower], graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1500)

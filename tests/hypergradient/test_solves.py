@@ -9,28 +9,31 @@ from typing import Any
 
 import pytest
 import torch
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.problem import Problem
-from mlorun.core.recorder import Recorder
-from mlorun.core.world import World
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.exact import Exact
-from mlorun.hypergradient.fixed_point import FixedPoint
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.indefinite import Minres, NormalConjugateGradient
-from mlorun.hypergradient.nystrom import Nystrom
-from mlorun.hypergradient.sama import Sama
-from mlorun.hypergradient.solve import ConjugateGradient, Identity, Neumann, Solve
-from mlorun.hypergradient.spectrum import largest_eigenvalue, start_vector
-from mlorun.hypergradient.updates import precondition, update_of
-from mlorun.hypergradient.warm_step import WarmStep
+from mlorun.hypergradient.updates import precondition
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
 from mlorun.core.adjoint import Adjoint
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.pure_steps import pure_step_of
+from mlorun.core.replay.functional import World
+from mlorun.core.replay.recorder import Recorder
 from mlorun.errors import ConfigError, RunError
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.exact import Exact
+from mlorun.hypergradient.solvers.fixed_point import FixedPoint
+from mlorun.hypergradient.solvers.identity import Identity
+from mlorun.hypergradient.solvers.indefinite import Minres, NormalConjugateGradient
+from mlorun.hypergradient.solvers.neumann import Neumann
+from mlorun.hypergradient.solvers.nystrom import Nystrom
+from mlorun.hypergradient.solvers.sama import Sama
+from mlorun.hypergradient.solvers.spectrum import largest_eigenvalue, start_vector
+from mlorun.hypergradient.solvers.warm_step import WarmStep
 from mlorun.hypergradient.vectors import Vector
 
 SIZES = (2, 3)  # a level's parameters: two tensors, P = 5 entries
@@ -351,7 +354,7 @@ def test_a_functional_step_is_the_optimizers_own(make: Callable[[list[Tensor]], 
     for _ in range(5):
         gradient = torch.randn(P)
         parameter.grad = gradient.clone()
-        theta, state = update_of(optimizer).step(optimizer.param_groups[0], state, theta, gradient)
+        theta, state = pure_step_of(optimizer).step(optimizer.param_groups[0], state, theta, gradient)
         optimizer.step()
         assert float((theta - parameter.detach()).abs().max()) < 1e-12
     for key, value in state.items():
@@ -380,7 +383,7 @@ def test_the_preconditioner_is_the_jacobian_of_the_functional_step(
     state = optimizer.state.get(parameter, {})
 
     def step(gradient: Tensor) -> Tensor:
-        return update_of(optimizer).step(optimizer.param_groups[0], state, theta, gradient)[0]
+        return pure_step_of(optimizer).step(optimizer.param_groups[0], state, theta, gradient)[0]
 
     jacobian = torch.autograd.functional.jacobian(step, gradient)  # type: ignore[no-untyped-call]
     assert torch.equal(jacobian, torch.diag(jacobian.diagonal()))
@@ -462,7 +465,7 @@ def test_an_optimizer_without_a_registered_step_is_refused_and_never_taken_for_s
 
     for optimizer in (Muon([nn.Parameter(torch.randn(2, 2))]), MySGD([nn.Parameter(torch.randn(2))], lr=0.1)):
         with pytest.raises(ConfigError, match=type(optimizer).__name__) as raised:
-            update_of(optimizer)
+            pure_step_of(optimizer)
         assert "Adam" in str(raised.value)
 
 
@@ -565,13 +568,13 @@ class Chain:
             name="lower",
             module=Row(theta),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "post"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
         )
         middle = Middle(
             name="middle",
             module=Row(phi),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "post"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
         )
         upper = Upper(name="upper", module=Row(lam), optimizer=optimizer)
         lower.matrix, lower.mixed, middle.matrix, middle.mixed, upper.target = a, self.c, m, self.n, target

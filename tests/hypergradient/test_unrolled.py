@@ -8,24 +8,24 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from mlorun.core.graph import ProblemGraph
-from mlorun.core.plan import Pace
-from mlorun.core.problem import Problem
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.forward import Forward
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import Identity
-from mlorun.hypergradient.unrolled import Unrolled
-from mlorun.hypergradient.update_map import UpdateMap
-from mlorun.hypergradient.updates import UPDATES
 from torch import Tensor, nn
 from torch.optim import SGD, Adadelta, Adagrad, Adam, AdamW, Optimizer, RMSprop
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
+from mlorun.core.program.pure_steps import PURE_STEPS
+from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError
-from mlorun.hypergradient.level import Hypergradient
-from mlorun.hypergradient.trajectory import Iterate
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.forward import Forward
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.estimators.update_map import UpdateMap
+from mlorun.hypergradient.inner_loop import Iterate
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, maml
 from mlorun.verify.suite import hypergradient, relative, series
@@ -108,7 +108,7 @@ class Program:
             stream=batches("lower"),
             hypergradient=estimate,
             gradient_clip=clip,
-            pace=Pace(unroll_steps=T, gradient_accumulation=accumulation),
+            update_schedule=UpdateSchedule(unroll_steps=T, gradient_accumulation=accumulation),
         )
         graph = ProblemGraph.build(["upper", "lower"], {"upper": ["lower"]})
         self.engine = Engine(
@@ -171,7 +171,7 @@ def program_of(**kwargs: Any) -> Callable[[Hypergradient], Program]:
         program = Program(estimate, **kwargs)
 
         def fresh() -> Program:
-            from mlorun.hypergradient.first_order import FirstOrder
+            from mlorun.hypergradient.estimators.first_order import FirstOrder
 
             other = Program(FirstOrder(), **kwargs)
             other.upper.module.load_state_dict(program.upper.module.state_dict())
@@ -340,7 +340,7 @@ def test_options_alone_are_refused_by_an_estimator_that_cannot_see_them() -> Non
         def training_step(self, batch: Any) -> Tensor:
             return F.mse_loss(self(batch[0]).squeeze(1), batch[1])
 
-    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "post")
+    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after")
     program = Program(t1t2, OPTIMIZERS["sgd"], learned={"lr": 0.1})
     program.lower.__class__ = Plain
     with pytest.raises(GraphError, match="options alone") as error:
@@ -395,7 +395,7 @@ def test_forward_mode_refuses_more_hyperparameters_than_it_was_given() -> None:
 
 def test_every_optimizer_whose_step_is_known_is_tried_here() -> None:
     tried = {type(make([nn.Parameter(torch.zeros(1))])) for make in OPTIMIZERS.values()}
-    assert tried == set(UPDATES)
+    assert tried == set(PURE_STEPS)
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

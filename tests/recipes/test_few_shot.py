@@ -53,14 +53,13 @@ def test_every_inner_loop_starts_from_the_meta_weights() -> None:
 
 
 def test_the_evaluation_adapts_as_training_does() -> None:
-    program = engine("engine.train_iters=1", "learner.unroll_steps=3", "data.test_tasks=1", "data.train_tasks=1")
+    program = engine("engine.train_iters=3", "learner.unroll_steps=3", "data.test_tasks=1", "data.train_tasks=1")
     learner, meta = program.problems["learner"], program.problems["meta"]
     program.probe()
     learner.task()
-    for index in range(3):
-        for action in program.plan.at(index):
-            if action.problem == "learner":
-                program.execute(action)
+    for action in program.actions():  # up to the step of the upper problem
+        if action.problem == "meta":
+            break
     task = learner.task()
     by_hand = float(meta.training_step(task["query"]).detach())
     evaluated = meta.evaluation_step(task)["error_after"]

@@ -7,18 +7,20 @@ from typing import Any
 
 import pytest
 import torch
-from mlorun.core.levels import default_dtype
-from mlorun.core.problem import loss_of
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.exact import Exact
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import ConjugateGradient, Identity
 from rich.console import Console
 
 import mlorun
 from mlorun.core.engine import Engine
+from mlorun.core.program.problem import loss_of
+from mlorun.core.replay.views import default_dtype
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.level import Hypergradient, Level
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
+from mlorun.hypergradient.solvers.exact import Exact
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES
@@ -32,7 +34,7 @@ SMALL = ["experiment=mwn_digits", "classifier.module.sizes=[64,10]", "engine.tra
 
 
 def engine_of(*overrides: str) -> Engine:
-    return mlorun.build(mlorun.compose([*SMALL, *overrides]))
+    return mlorun.build(mlorun.compose([*SMALL, *overrides]), record_all=True)
 
 
 class OffByOnePercent(Hypergradient):
@@ -108,7 +110,7 @@ def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     engine = engine_of()
 
     def with_solve(solve: Any) -> Mapping[str, Hypergradient]:
-        return {"classifier": Implicit(solve, ForwardOverReverse(), "post")}
+        return {"classifier": Implicit(solve, ForwardOverReverse(), "after")}
 
     _, point, _ = next(points(engine, 1, 3))
     rows = list(
@@ -135,7 +137,7 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
         overrides += ["meta.module.sizes=[1,4,1]"]
     else:
         overrides += ["meta.module.sizes=[1,4,1]", "learner.unroll_steps=3"]
-    step, point, _ = next(points(mlorun.build(mlorun.compose(overrides)), 1, 20))
+    step, point, _ = next(points(mlorun.build(mlorun.compose(overrides), record_all=True), 1, 20))
     report = examine(step, point)
     assert report.holds
     said = next(line for line in report.references if "running its inner loop again" in line)
@@ -155,9 +157,9 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
 def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[str, str]], dtype: torch.dtype) -> None:
     with default_dtype(dtype):
         case = CASES[name]()
-    problems = case.problems(lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "post"))
+    problems = case.problems(lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "after"))
     device = torch.device("cpu")
-    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3)
+    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3, record_all=True)
     step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
     assert {(edge.lower, edge.to) for edge in report.edges} == edges

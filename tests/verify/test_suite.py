@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 import torch
-from mlorun.hypergradient.cross import ForwardOverReverse
-from mlorun.hypergradient.implicit import Implicit
-from mlorun.hypergradient.solve import Identity
 
 from mlorun.cli import main
 from mlorun.config.locations import options
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify import suite
 
@@ -42,7 +42,7 @@ def test_a_wrong_estimator_breaks_its_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = suite.ENTRIES["t1t2"]
-    wrong = replace(right, make=lambda: Implicit(TwiceAsMuch(1.0), ForwardOverReverse(), "post"))
+    wrong = replace(right, make=lambda: Implicit(TwiceAsMuch(1.0), ForwardOverReverse(), "after"))
     monkeypatch.setattr(suite, "ENTRIES", {"t1t2": wrong})
     assert main(["verify"]) == 1
     assert "broken: t1t2 on Q1" in capsys.readouterr().out

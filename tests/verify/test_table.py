@@ -10,7 +10,7 @@ from rich.console import Console
 
 from mlorun.verify.point import Cost
 from mlorun.verify.program import Comparison, EdgeReport, PointReport
-from mlorun.verify.suite import ENTRIES, Found
+from mlorun.verify.suite import ENTRIES, Cell
 from mlorun.verify.table import show_comparison, show_point, show_suite
 
 CASES = ("Q1 quadratic", "Q2 ridge", "Q3 weighted ridge", "Q4 three levels", "Q5 diamond", "Q6 MAML", "Q7 logistic")
@@ -36,9 +36,9 @@ def shown(width: int, show: Any, *arguments: Any) -> str:
     return caught.get()
 
 
-def suite_numbers() -> list[Found]:
+def suite_numbers() -> list[Cell]:
     return [
-        Found(estimator=name, case=case, dtype=dtype, error=3e-15, bound=1e-8, off_exact=7.0, seconds=0.0)
+        Cell(estimator=name, case=case, dtype=dtype, error=3e-15, bound=1e-8, off_exact=7.0, seconds=0.0)
         for name in ENTRIES
         for case in CASES
         for dtype in (torch.float64, torch.float32)

@@ -26,6 +26,7 @@ class Recorder:
     """
 
     def __init__(self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False) -> None:
+        self.record_all = record_all
         self._program = program
         self._graph = graph
         self._histories = {name: History() for name in graph.names}
