@@ -48,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(HELP.format(verbs="\n".join(f"  {verb:8s}{text}" for verb, text in VERBS.items())))
         return 0
     if args == ["--version"]:
-        from mlorun import __version__
+        from mlorun.version import __version__
 
         print(f"mlorun {__version__}")
         return 0

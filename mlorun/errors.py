@@ -47,7 +47,7 @@ class ConfigError(MlorunError):
 
 
 class ConfigErrors(ConfigError):
-    """Every fault that `check` found, together. `faults` is never empty."""
+    """Every fault of a config, together. `faults` is never empty."""
 
     def __init__(self, faults: Sequence[ConfigError]) -> None:
         self.faults = tuple(faults)
@@ -88,8 +88,8 @@ class ResourceError(RunError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to a mistyped one, or None where nothing is near."""
-    found = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

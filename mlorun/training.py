@@ -17,26 +17,35 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.assemble import build
+from mlorun.assemble import build, make
 from mlorun.config.check import check
+from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError, MlorunError, NonFiniteError, ResourceError, RunError
 from mlorun.run import checkpoint
 from mlorun.run.device import describe
 from mlorun.run.events import Event, Logger, Result, RunFacts, Status
 from mlorun.run.folder import RunFolder
-from mlorun.run.log import holding, log_to
+from mlorun.run.log import buffered, log_to
 
 log = logging.getLogger("mlorun.run")
 
 
-def train(config: DictConfig, overrides: Sequence[str] = (), folder: Path | None = None) -> Result:
+def train(
+    config: DictConfig,
+    overrides: Sequence[str] = (),
+    folder: Path | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Result:
     """Train what `config` describes, in `folder`, or in a new one under config.run.root.
+
+    overrides   what the config was composed of, for the record
+    callbacks   besides those of the config
 
     Raises ConfigError before anything is written. From then on every end is a Result, recorded in result.json;
     `Result.error` is what ended it early.
     """
-    with holding() as said:
+    with buffered() as log_buffer:
         check(config)
         engine = build(config)
         broken: Exception | None = None
@@ -66,15 +75,25 @@ def train(config: DictConfig, overrides: Sequence[str] = (), folder: Path | None
         )
         loggers: list[Logger] = list(instantiate(config.logger, _convert_="all").values())
         with log_to(home.log), _following(loggers, facts) as end:
-            said.release()
-            result = _run(engine, loggers, home, broken)
-            home.update(hypergradients=engine.adjoint.choices())
+            log_buffer.flush()
+            result = _run(engine, loggers, [*_callbacks(config), *callbacks], home, broken)
+            home.update(hypergradients=engine.adjoint.choices(), stop_reason=engine.stop_reason)
             home.finish(result)
             end(result)
     return result
 
 
-def _run(engine: Engine, loggers: Sequence[Logger], home: RunFolder, broken: Exception | None) -> Result:
+def _callbacks(config: DictConfig) -> list[Callback]:
+    return list((make(OmegaConf.to_container(config.callback, resolve=True), "callback") or {}).values())
+
+
+def _run(
+    engine: Engine,
+    loggers: Sequence[Logger],
+    callbacks: Sequence[Callback],
+    home: RunFolder,
+    broken: Exception | None,
+) -> Result:
     def emit(event: Event) -> None:
         for logger in loggers:
             logger.event(event)
@@ -86,13 +105,15 @@ def _run(engine: Engine, loggers: Sequence[Logger], home: RunFolder, broken: Exc
         try:
             if broken is not None:
                 raise broken
-            metrics = engine.run(emit)
+            metrics = engine.run(emit, callbacks)
         except KeyboardInterrupt:
             engine.stop()
         except Exception as cause:
             error = _named(cause, home)
             log.error("the run failed", exc_info=cause)
         wall = time.perf_counter() - start
+        if engine.stop_reason is not None:
+            log.info(engine.stop_reason)
         try:
             checkpoint.save(home.checkpoints / "final.pt", engine.state_dict())
         except OSError as cause:
@@ -108,12 +129,13 @@ def _run(engine: Engine, loggers: Sequence[Logger], home: RunFolder, broken: Exc
         wall_seconds=wall,
         steps_per_second=engine.step_count / wall if wall > 0 else 0.0,
         error=error,
+        stop_reason=engine.stop_reason,
     )
 
 
 def _status(engine: Engine, error: MlorunError | None) -> tuple[Status, int]:
     if error is None:
-        return ("interrupted", 130) if engine.stopped else ("finished", 0)
+        return ("interrupted", 130) if engine.interrupted else ("finished", 0)
     if isinstance(error, NonFiniteError):
         return "nonfinite", error.exit_code
     if isinstance(error, ResourceError):

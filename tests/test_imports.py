@@ -10,47 +10,97 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mlorun"
-# a package may import its own layer and those below it; see the picture in the design
-LAYERS = (
+# a part may import its own floor and those below it: the picture in docs/architecture.md. The longest name that a module
+# begins with says which part it belongs to.
+FLOORS = (
     ("cli", "__main__"),
     ("commands",),
-    ("assemble",),
-    ("verify",),
-    ("loggers", "core"),
-    ("run", "data", "config", "report"),
+    ("training",),
+    ("assemble", "verify"),
+    ("callbacks",),
+    ("core",),
+    ("core.replay",),
+    ("core.program",),
+    ("loggers", "data"),
+    ("run", "config", "report"),
+    ("hypergradient.estimators",),
+    ("hypergradient.solvers", "hypergradient.crosses"),
     ("hypergradient",),
-    ("errors",),
+    ("errors", "version"),
 )
-HEIGHT = {name: len(LAYERS) - index for index, layer in enumerate(LAYERS) for name in layer}
+HEIGHT = {name: len(FLOORS) - index for index, floor in enumerate(FLOORS) for name in floor}
+
+
+def part_of(module: str) -> str:
+    """The part that a module of mlorun belongs to: "core.program.graph" to "core.program"."""
+    names = module.split(".")
+    prefixes = [".".join(names[:count]) for count in range(len(names), 0, -1)]
+    return next(prefix for prefix in prefixes if prefix in HEIGHT)
 
 
 def imports(path: Path) -> set[str]:
-    """Parts of mlorun that a file imports, wherever in the file."""
-    found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("mlorun."):
-            found.add(node.module.split(".")[1])
+    """Modules of mlorun that a file imports when it runs, wherever in the file; "" is the package itself."""
+    modules: set[str] = set()
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for_types = {
+        id(node)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and isinstance(block.test, ast.Name) and block.test.id == "TYPE_CHECKING"
+        for node in ast.walk(block)
+    }
+    for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "mlorun":
+            base = node.module.removeprefix("mlorun").lstrip(".")
+            folder = PACKAGE.joinpath(*base.split(".")) if base else PACKAGE
+            for alias in node.names:
+                is_module = (folder / f"{alias.name}.py").exists() or (folder / alias.name / "__init__.py").exists()
+                modules.add(f"{base}.{alias.name}".lstrip(".") if is_module else base)
         elif isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("mlorun.")}
-    return found
+            modules |= {a.name.removeprefix("mlorun").lstrip(".") for a in node.names if a.name.split(".")[0] == "mlorun"}
+    return modules
 
 
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path.name != "__init__.py"]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def name_of(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+
+
+@pytest.mark.parametrize("path", FILES, ids=name_of)
 def test_imports_point_down(path: Path) -> None:
-    part = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
-    above = {name for name in imports(path) if HEIGHT[name] > HEIGHT[part]}
-    assert not above, f"{part} imports {', '.join(above)}, which is above it"
+    own = part_of(name_of(path))
+    modules = imports(path)
+    assert "" not in modules, f"{own} imports the package itself, which is above everything"
+    above = {module for module in modules if HEIGHT[part_of(module)] > HEIGHT[own]}
+    assert not above, f"{own} imports {', '.join(above)}, which is above it"
+
+
+def test_every_part_has_a_floor() -> None:
+    assert all(part_of(name_of(path)) for path in FILES)
+    assert all((PACKAGE / name.replace(".", "/")).exists() or (PACKAGE / f"{name}.py").exists() for name in HEIGHT)
+
+
+def test_only_one_module_calls_autograd() -> None:
+    """Counters, tracers and reductions have one place to stand. The oracles share nothing with what they judge."""
+    allowed = {"hypergradient.derivatives", "hypergradient.forward_ad", "verify.oracles"}
+    calls = {
+        name_of(path)
+        for path in FILES
+        for word in ("autograd.grad", "make_dual", ".backward(", "autograd.functional", "from torch.func")
+        if word in path.read_text(encoding="utf-8")
+    }
+    assert calls == allowed
 
 
 def test_no_part_of_mlorun_but_recipes_imports_recipes() -> None:
-    assert not [path for path in FILES if "recipes" in imports(path)]
+    assert not [path for path in FILES if any(name.split(".")[0] == "recipes" for name in imports(path))]
 
 
 def test_subpackages_start_empty() -> None:
-    assert not [path for path in PACKAGE.glob("*/__init__.py") if path.read_text().strip()]
+    assert not [path for path in PACKAGE.rglob("*/__init__.py") if path.read_text().strip()]
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
         if problem.hypergradient is not None and name not in graph.differentiated:
             log.warning(
                 f"problems.{name}.hypergradient is not used: nobody differentiates through {name}. A hypergradient "
-                "stands with the lower problem."
+                "belongs to the lower problem."
             )
     before = _host_rng()
     drew = False
@@ -160,15 +160,16 @@ def _check_edges(
     estimates = [program.problems[lower].hypergradient for lower in graph.nodes_on_paths(name)]
     if estimates and all(isinstance(e, FirstOrder) for e in estimates) and not _reads(loss, problem):
         log.warning(
-            f"{name} learns nothing: its loss does not read its own parameters, and first_order is all there is"
+            f"{name} learns nothing: its loss does not read its own parameters, and every hypergradient below it is "
+            "first_order"
         )
     for middle in graph.nodes_on_paths(name):
         for lower in graph.u2l[middle]:
             if (middle, lower) in graph.omitted_paths(name) or _reads(loss, program.problems[lower]):
                 log.warning(
-                    f"{name} reads {lower}, whose optimum answers {middle}, whose optimum answers {name}: the path "
-                    f"{name} -> {middle} -> {lower} -> {name} is not part of the hypergradient. What {name} reads of "
-                    f"{lower} counts as if {lower} did not answer {middle}."
+                    f"the path {name} -> {middle} -> {lower} -> {name} is not part of the hypergradient: {name} reads "
+                    f"{lower}, whose optimum depends on {middle}, whose optimum depends on {name}. {lower} is "
+                    f"differentiated as if its optimum did not depend on {middle}."
                 )
     for lower in graph.lowers[name]:
         if not _reads(loss, program.problems[lower]):

@@ -97,9 +97,9 @@ def _read(root: Path, download: bool) -> tuple[Tensor, Tensor, Tensor, Tensor]:
 
 def _check(images: Tensor, labels: Tensor, count: int) -> None:
     if images.shape != (count, 28, 28) or labels.shape != (count,):
-        raise ValueError(f"expected {count} images of 28x28, found {tuple(images.shape)}, {len(labels)} labels")
+        raise ValueError(f"expected {count} images of 28x28, got {tuple(images.shape)}, {len(labels)} labels")
     if labels.min() < 0 or labels.max() > 9:
-        raise ValueError(f"labels should be 0 to 9, found {int(labels.min())} to {int(labels.max())}")
+        raise ValueError(f"labels should be 0 to 9, got {int(labels.min())} to {int(labels.max())}")
 
 
 def _first_line(error: Exception) -> str:

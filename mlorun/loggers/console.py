@@ -21,7 +21,7 @@ from mlorun.loggers.speed import Speed, say_speed, say_time, time_left
 from mlorun.run.events import Event, Result, RunFacts, Status
 from mlorun.run.log import listening
 
-# for log.txt, which says what the console said; the console itself does not listen to it
+# its messages go to log.txt alone, which repeats what the console shows
 record = logging.getLogger("mlorun.console")
 
 STYLES: Mapping[Status, str] = {
@@ -57,7 +57,7 @@ class ConsoleLogger:
         self._facts: RunFacts | None = None
         self._view: LiveView | None = None
         self._reported: tuple[float, int] | None = None  # when, and at which step
-        self._trained: set[str] = set()  # what training said, as it is named in a result
+        self._trained: set[str] = set()  # training metrics, by their names in a result
 
     def start(self, facts: RunFacts) -> None:
         """Say what runs, and where to; open the live view."""
@@ -87,7 +87,7 @@ class ConsoleLogger:
         elif event.kind == "eval":
             self._say(self._line(event))
         elif self._due(event.step):
-            # several problems report at a step: how fast it goes need only be said once
+            # several problems report at a step: the speed is shown once
             again = self._reported is not None and self._reported[1] == event.step
             self._reported = self._reported if again else (self._clock(), event.step)
             self._say(self._line(event) if again else f"{self._line(event)}  ({self._pace(event.step)})")
@@ -157,7 +157,7 @@ class _Messages(logging.Handler):
 
     def emit(self, message: logging.LogRecord) -> None:
         if message.name == record.name or message.exc_info:
-            # said already; or what ended the run, which whoever started it will show
+            # shown already; or what ended the run, which the caller shows
             return
         text = Text(message.getMessage().rstrip())
         if message.levelno >= logging.WARNING:

@@ -46,12 +46,12 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
     try:
         expected = sum_path(path).read_text(encoding="utf-8").split(maxsplit=1)[0]
         with open(path, "rb") as file:
-            found = _digest(file)
-            if found != expected:
+            digest = _digest(file)
+            if digest != expected:
                 raise CheckpointError(
                     "the checkpoint is damaged",
                     where=str(path),
-                    seen=f"sha256 {found[:12]}..., recorded {expected[:12]}...",
+                    seen=f"sha256 {digest[:12]}..., recorded {expected[:12]}...",
                     fix="use an earlier checkpoint",
                 )
             file.seek(0)

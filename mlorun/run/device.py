@@ -1,4 +1,4 @@
-"""Device and precision: from what the config says to what torch is told."""
+"""Device and precision: from the config's words to torch's objects."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def resolve_device(text: str) -> torch.device:
     """`auto`, `cpu`, `cuda`, `cuda:N` or `mps` as a device that exists here. Raises DeviceError."""
     here = available_devices()
     if text == "auto":
-        # CUDA_VISIBLE_DEVICES, or whoever set the current device, has said which GPU is ours
+        # CUDA_VISIBLE_DEVICES, or the caller, has chosen the current GPU
         return _current_gpu() if here[0].startswith("cuda") else torch.device(here[0])
     if text == "cuda" and here[0].startswith("cuda"):
         return _current_gpu()

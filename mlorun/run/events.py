@@ -36,7 +36,10 @@ class RunFacts:
 
 @dataclass(frozen=True)
 class Result:
-    """How a run ended. `error` is what ended it early, for whoever reports it; result.json leaves it out."""
+    """How a run ended. `error` is what ended it early, for whoever reports it; result.json leaves it out.
+
+    stop_reason   why it is complete before its last step, e.g. early stopping; None where it is not
+    """
 
     status: Status
     exit_code: int
@@ -46,6 +49,7 @@ class Result:
     wall_seconds: float
     steps_per_second: float
     error: BaseException | None = field(default=None, compare=False)
+    stop_reason: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         """The fields of result.json, in its order."""

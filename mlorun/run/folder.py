@@ -86,7 +86,7 @@ class RunFolder:
 
     @property
     def log(self) -> Path:
-        """What the console said, and every traceback in full."""
+        """What the console showed, and every traceback in full."""
         return self.path / "log.txt"
 
     @property

@@ -44,7 +44,7 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
-class Held:
+class Buffer:
     """Messages kept until somebody is there to hear them."""
 
     def __init__(self) -> None:
@@ -54,7 +54,7 @@ class Held:
         """Keep messages from now on."""
         logging.getLogger("mlorun").addHandler(self._keeper)
 
-    def release(self) -> None:
+    def flush(self) -> None:
         """Keep no more, and pass everything kept on to the handlers that listen by now."""
         logger = logging.getLogger("mlorun")
         logger.removeHandler(self._keeper)
@@ -62,7 +62,7 @@ class Held:
             logger.handle(self._keeper.kept.pop(0))
 
 
-# not Held itself: a Handler has a `release` of its own, which gives back its lock
+# not Buffer itself: a Handler has a `flush` of its own
 class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
@@ -70,27 +70,27 @@ class _Keeper(logging.Handler):
         self._others = list(logging.getLogger("mlorun").handlers)
 
     def emit(self, record: logging.LogRecord) -> None:
-        # once log.txt or a console listens, a message is heard as it is said
+        # once log.txt or a console listens, messages are not kept
         others = [handler for handler in logging.getLogger("mlorun").handlers if handler is not self]
         if others == self._others:
             self.kept.append(record)
 
 
 @contextmanager
-def holding() -> Iterator[Held]:
-    """Keep the messages from before the run folder exists; what is not released goes out at the end.
+def buffered() -> Iterator[Buffer]:
+    """Keep the messages from before the run folder exists; what is not flushed goes out at the end.
 
-    Nobody else hears them meanwhile, or they would be said twice.
+    Nobody else gets them meanwhile, or they would come twice.
     """
     logger = logging.getLogger("mlorun")
     level, propagate = logger.level, logger.propagate
-    held = Held()
-    held.open()
+    buffer = Buffer()
+    buffer.open()
     logger.setLevel(logging.INFO)
     logger.propagate = False
     try:
-        yield held
+        yield buffer
     finally:
         logger.setLevel(level)
         logger.propagate = propagate
-        held.release()
+        buffer.flush()

@@ -15,13 +15,13 @@ PACKAGES = ("torch", "torchvision", "numpy", "hydra-core", "omegaconf")
 
 def versions() -> dict[str, str | None]:
     """Python, mlorun, and the packages a result depends on; None for one that is not installed."""
-    found: dict[str, str | None] = {"python": platform.python_version(), "mlorun": __version__}
+    packages: dict[str, str | None] = {"python": platform.python_version(), "mlorun": __version__}
     for package in PACKAGES:
         try:
-            found[package] = version(package)
+            packages[package] = version(package)
         except PackageNotFoundError:
-            found[package] = None
-    return found
+            packages[package] = None
+    return packages
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:

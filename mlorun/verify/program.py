@@ -150,15 +150,15 @@ def examine(step: int, point: VerificationPoint) -> PointReport:
     compared = {edge.lower for edge in edges if not math.isnan(edge.off_exact)}
     references = [
         f"{node}: {definitions[node].what}, in {point.precision}; exact: "
-        + (finest[node].said if node in compared else "none, for the optimum of its loss depends on nobody above")
+        + (finest[node].summary if node in compared else "none, for the optimum of its loss depends on nobody above")
         for node in point.nodes
     ]
     again = loop_again(point, wanted)
     if again is not None:
-        said = f"{point.nodes[0]}: difference quotient of running its inner loop again: off by {again:.0e}"
+        quotient = f"{point.nodes[0]}: difference quotient of running its inner loop again: off by {again:.0e}"
         if again > QUOTIENT_CLOSE:
-            said += " (a rerun sees through stop-gradients in the loss, derivatives do not)"
-        references.append(said)
+            quotient += " (a rerun sees through stop-gradients in the loss, derivatives do not)"
+        references.append(quotient)
     return PointReport(
         step,
         point.upper,

@@ -91,9 +91,11 @@ class ExactOrFinest(Solver):
         return not self.residual > UNREACHED
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """What it was."""
-        said = f"{self.how}, residual {self.residual:.0e}"
+        summary = f"{self.how}, residual {self.residual:.0e}"
         if not self.reached:
-            said += " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
-        return said
+            summary += (
+                " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
+            )
+        return summary

@@ -1,4 +1,4 @@
-"""What verify found, as tables for a terminal."""
+"""Results of verify, as tables for a terminal."""
 
 from __future__ import annotations
 
@@ -37,15 +37,15 @@ def say(console: Console, text: str, *, indent: int = 0, style: str = "") -> Non
         console.print(Text(" " * indent + text, style), soft_wrap=True)
 
 
-def show_suite(console: Console, found: Sequence[Cell]) -> None:
+def show_suite(console: Console, cells: Sequence[Cell]) -> None:
     """A row an estimator: float64 errors by oracle and their bound, the worst in float32 and its bound."""
-    titles = sorted({cell.case for cell in found})
+    titles = sorted({cell.case for cell in cells})
 
     def table(tight: bool) -> Table:
         headers = (*(title.split()[0] for title in titles), "bound", "float32", "bound")
         made = _table("estimator", *headers, "off\nexact" if tight else "off exact", tight=tight)
         for name in suite.ENTRIES:
-            mine = [cell for cell in found if cell.estimator == name]
+            mine = [cell for cell in cells if cell.estimator == name]
             double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
             single = [cell for cell in mine if cell.dtype == torch.float32]
             worst = max(single, key=lambda cell: cell.error, default=None)
@@ -75,8 +75,8 @@ def show_point(console: Console, report: PointReport) -> None:
                 *([f"{name}\n  {edge.estimator}"] if tight else [name, edge.estimator]),
                 _error(edge.error, edge.holds),
                 _number(edge.bound),
-                _about(_number(edge.off_exact), edge.solved),
-                _about(_cosine(edge.cosine), edge.solved),
+                _approximate(_number(edge.off_exact), edge.solved),
+                _approximate(_cosine(edge.cosine), edge.solved),
                 _number(edge.norm),
             )
         return made
@@ -109,8 +109,8 @@ def show_comparison(console: Console, rows: Sequence[Comparison], unit: float) -
                 continue
             made.add_row(
                 row.name,
-                _about(_number(row.error), row.solved),
-                _about(_cosine(row.cosine), row.solved),
+                _approximate(_number(row.error), row.solved),
+                _approximate(_cosine(row.cosine), row.solved),
                 _number(row.norm),
                 f"{1000 * row.cost.seconds:.2f}",
                 f"{row.cost.seconds / unit:.1f}",
@@ -147,12 +147,12 @@ def _table(*headers: str, tight: bool) -> Table:
 
 
 def _error(value: float, holds: bool, digits: int = 1) -> Text:
-    said = _number(value, digits)
-    return Text(said, style="green") if holds else Text(f"{said} !", style="bold red")
+    text = _number(value, digits)
+    return Text(text, style="green") if holds else Text(f"{text} !", style="bold red")
 
 
-def _about(said: str, solved: bool) -> str:
-    return said if solved or said == "-" else f"~{said}"
+def _approximate(number: str, solved: bool) -> str:
+    return number if solved or number == "-" else f"~{number}"
 
 
 def _number(value: float, digits: int = 1) -> str:

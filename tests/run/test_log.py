@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from mlorun.run.log import holding, listening, log_to
+from mlorun.run.log import buffered, listening, log_to
 
 log = logging.getLogger("mlorun.test")
 
@@ -80,7 +80,7 @@ def test_everything_is_as_before_even_after_an_error(tmp_path: Path) -> None:
     loggers = [logging.getLogger(name) for name in ("mlorun", "py.warnings")]
     show = warnings.showwarning
     before = [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    with pytest.raises(KeyboardInterrupt), holding(), log_to(tmp_path / "log.txt"), listening(Ear()):
+    with pytest.raises(KeyboardInterrupt), buffered(), log_to(tmp_path / "log.txt"), listening(Ear()):
         raise KeyboardInterrupt
     assert [(logger.level, logger.propagate, list(logger.handlers)) for logger in loggers] == before
     assert warnings.showwarning is show
@@ -88,12 +88,12 @@ def test_everything_is_as_before_even_after_an_error(tmp_path: Path) -> None:
 
 def test_what_was_said_before_there_was_a_folder_is_heard_by_all_once_released(tmp_path: Path) -> None:
     ear = Ear()
-    with holding() as said:
+    with buffered() as buffer:
         log.info("early")
         with log_to(tmp_path / "log.txt"), listening(ear):
             assert ear.heard == []
             log.info("already heard")
-            said.release()
+            buffer.flush()
             log.info("late")
     assert ear.heard == ["already heard", "early", "late"]
     text = (tmp_path / "log.txt").read_text()
@@ -102,7 +102,7 @@ def test_what_was_said_before_there_was_a_folder_is_heard_by_all_once_released(t
 
 def test_what_nobody_released_still_comes_out_at_the_end(root_ear: Ear) -> None:
     def broken() -> None:
-        with holding():
+        with buffered():
             log.warning("early")
             raise ValueError("broken")
 

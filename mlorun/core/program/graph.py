@@ -119,13 +119,13 @@ class ProblemGraph:
         below = self.below(upper)
 
         def climb(node: str) -> list[tuple[str, ...]]:
-            found: list[tuple[str, ...]] = []
+            routes: list[tuple[str, ...]] = []
             for above in self.uppers[node]:
                 if above == upper:
-                    found.append((node,))
+                    routes.append((node,))
                 elif above in below:
-                    found.extend((node, *rest) for rest in climb(above))
-            return found
+                    routes.extend((node, *rest) for rest in climb(above))
+            return routes
 
         return tuple((upper, *path) for start in self.u2l[upper] for path in climb(start))
 

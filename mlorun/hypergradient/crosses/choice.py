@@ -1,6 +1,6 @@
 """Which cross an edge really uses: decided once, at its first hypergradient, against an exact reference.
 
-What can go wrong with a cross is found by comparing it with double backward on the spot: a kernel without forward AD,
+What can go wrong with a cross shows in a comparison with double backward on the spot: a kernel without forward AD,
 or with a wrong one, and a central difference, which sees through `detach`. Double backward has a trap of its own: a
 `once_differentiable` kernel cuts it off in silence, so that it gives zero.
 """
@@ -57,7 +57,7 @@ def compare(got: dict[str, Vector], reference: dict[str, Vector]) -> Agreement |
 
 
 def choose(cross: Cross, level: Level, x: Vector) -> Cross:
-    """`cross`, or what stands in for it on this level. Says what it found in the log, once."""
+    """`cross`, or what stands in for it on this level. Logs its reason, once."""
     reference = _attempt(DoubleBackward(), level, x)
     got = _attempt(cross, level, x)
     edge = f"{', '.join(level.lam)} <- {level.name}"

@@ -43,8 +43,8 @@ class F2SA(Penalty):
     steps           of gradient descent on F / gam + L a call, from the y of the call before
     rate            their length; `lr` is the lower optimizer's
 
-    z is the problem's own theta; y a second copy. The second difference turns the direct gradient, which is taken at z,
-    into the one at y.
+    z is the problem's own theta, y a second copy of it. The direct gradient dF/dlam is taken at z; the difference
+    dF/dlam(y) - dF/dlam(z), added here, makes it dF/dlam(y).
     """
 
     def __init__(self, gamma: float, growth: float, steps: int, rate: float | Literal["lr"]) -> None:

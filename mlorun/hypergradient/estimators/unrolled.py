@@ -33,7 +33,8 @@ class Unrolled(Hypergradient):
 
     lam acts through the losses, through `initial_parameters` and through `optimizer_options`. Micro-batches, clipping
     and schedules are differentiated as they happened; the graph of one update is alive at a time. Optimizers: those of
-    updates.py. Where lam moves during the inner loop (a lower optimum), every reading counts as one of the same.
+    core/program/pure_steps.py. A lower optimum that moves during the inner loop is read at the value that each update
+    saw, and the derivatives in all these values are summed.
     """
 
     def __init__(self, steps: int | None, memory: Literal["iterates", "sqrt", "constant"]) -> None:
