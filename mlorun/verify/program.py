@@ -91,8 +91,8 @@ class Comparison:
 def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, VerificationPoint, bool]]:
     """The program right before `count` steps of each upper problem, evenly over `steps` global steps. Trains it.
 
-    (step, point, whether it is the last of its upper problem); a point holds until the next one is asked for. The engine
-    must have been built with `record_all`.
+    (step, point, whether it is the last of its upper problem); a point holds until the next one is asked for.
+    The engine must have been built with `record_all`.
     """
     if not engine.recorder.record_all:
         raise ValueError("build the engine with record_all=True: references may need what its estimators do not")
