@@ -40,8 +40,8 @@ def main(arguments: list[str]) -> int:
 
 
 def run(folder: Path, arguments: list[str]) -> int:
-    python = folder / "bin" / "python"
-    if not python.exists():
+    python = str(folder / "bin" / "python")
+    if not Path(python).exists():
         venv.create(folder, with_pip=True)
     bounds = lower_bounds((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     print("lowest versions:", *bounds, flush=True)
