@@ -10,25 +10,10 @@ import venv
 import zipfile
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = ["-m", "mlorun", "experiment=mwn_digits", "engine.train_iters=5", "threads=1"]
-
-
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a source distribution, as an index would: so the two carry the same files."""
-    out = tmp_path_factory.mktemp("dist")
-    environment = {**os.environ, "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
-    subprocess.run(
-        [sys.executable, "-m", "build", "--no-isolation", "--outdir", str(out), str(ROOT)],
-        check=True,
-        capture_output=True,
-        env=environment,
-    )
-    (found,) = out.glob("*.whl")
-    return found
+# without this process's own places to import from
+OUTER = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 
 def run(python: Path | str, folder: Path, **environment: str) -> str:
@@ -37,7 +22,7 @@ def run(python: Path | str, folder: Path, **environment: str) -> str:
     done = subprocess.run(
         [str(python), *COMMAND],
         cwd=folder,
-        env={**os.environ, **environment},
+        env={**OUTER, **environment},
         capture_output=True,
         text=True,
         check=False,
@@ -61,6 +46,7 @@ def test_a_wheel_in_an_empty_environment_and_a_bare_checkout_give_the_same_bits(
     where = subprocess.run(
         [python, "-c", "import mlorun; print(mlorun.__file__)"],
         cwd=tmp_path,
+        env=OUTER,
         capture_output=True,
         text=True,
         check=True,
