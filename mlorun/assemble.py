@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config.schema import PROBLEM_KEYS
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.graph import ProblemGraph
@@ -21,11 +23,6 @@ from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
-
-PACE = ("unroll_steps", "warmup_steps", "gradient_accumulation", "roll_back")
-# keys of a problem that build reads itself; every other key is an argument of its class
-OWN = (*PACE, "_target_", "module", "optimizer", "scheduler", "hypergradient", "split", "batch_size", "gradient_clip",
-       "evaluate_on", "evaluation_batch_size")  # fmt: skip
 
 
 def build(config: DictConfig) -> Engine:
@@ -68,14 +65,14 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
             name=name,
             device=device,
         )
-    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in OWN}
+    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in PROBLEM_KEYS}
     built = get_object(node["_target_"])(
         name=name,
         module=module,
         optimizer=_placed(node["optimizer"], f"{where}.optimizer"),
         scheduler=_placed(node["scheduler"], f"{where}.scheduler"),
         stream=batches,
-        pace=Pace(**{key: node[key] for key in PACE}),
+        pace=Pace(**{key.name: node[key.name] for key in fields(Pace)}),
         gradient_clip=node["gradient_clip"],
         hypergradient=make(node["hypergradient"], f"{where}.hypergradient"),
         **extra,

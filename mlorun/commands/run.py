@@ -19,7 +19,7 @@ from omegaconf import DictConfig
 
 from mlorun.commands import sweep
 from mlorun.config.compose import VERSION_BASE, expanded, explained
-from mlorun.config.locations import configs_dir
+from mlorun.config.locations import PRIMARY_DIR
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
@@ -52,7 +52,7 @@ def run(args: Sequence[str]) -> int:
     with sweep.following() as progress:
         try:
             with _arguments(written):
-                at = str(configs_dir())
+                at = str(PRIMARY_DIR)
                 hydra.main(version_base=VERSION_BASE, config_path=at, config_name=PRIMARY)(task)()
             for end in ends:
                 if isinstance(end, Exception):

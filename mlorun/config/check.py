@@ -8,28 +8,27 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config import optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
-from mlorun.config.locations import PLACED_GROUPS, make_recipes_importable, options
+from mlorun.config.locations import options
+from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
-from mlorun.config.schema import ProblemConfig
+from mlorun.config.schema import (
+    PLACED_GROUPS,
+    PROBLEM_ARGUMENTS,
+    PROBLEM_KEYS,
+    REQUIRED_GROUPS,
+    Config,
+    EngineConfig,
+    ProblemConfig,
+)
 from mlorun.config.targets import TRUSTED, locate
 from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 
 # keys of a node with a _target_ that are no arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-# what build passes to every problem by itself
-BUILT = ("name", "module", "optimizer", "scheduler", "stream", "pace", "gradient_clip", "hypergradient")
-OWN = tuple(field.name for field in fields(ProblemConfig))
 # parts of a problem that build calls with one more argument
 CALLED = ("optimizer", "scheduler")
-LEAST = {
-    "batch_size": 1,
-    "evaluation_batch_size": 1,
-    "unroll_steps": 1,
-    "gradient_accumulation": 1,
-    "warmup_steps": 0,
-}
-LEAST_OF_ENGINE = {"train_iters": 0, "valid_every": 0, "log_every": 1}
 
 
 def check(config: DictConfig) -> None:
@@ -52,9 +51,8 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         return
     plain: Any = OmegaConf.to_container(config, resolve=True)
     roots = (*TRUSTED, *plain["trusted_packages"])
-    yield from _ranges(plain["engine"], LEAST_OF_ENGINE, "engine")
-    if plain["threads"] is not None:
-        yield from _ranges(plain, {"threads": 1}, "")
+    yield from _ranges(plain["engine"], EngineConfig, "engine")
+    yield from _ranges(plain, Config, "")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", roots)
     for name, entry in plain["logger"].items():
@@ -63,26 +61,29 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         yield from _problem(name, node, roots)
 
 
-def _ranges(node: Mapping[str, Any], least: Mapping[str, int], where: str) -> Iterator[ConfigError]:
-    for key, bound in least.items():
-        path = f"{where}.{key}".lstrip(".")
-        if node[key] < bound:
-            yield ConfigError(f"{path} is at least {bound}", where=path, seen=f"{path}={node[key]}")
+def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
+    """Faults of numbers that are outside the bounds of the schema. None has no bounds, NaN is outside all."""
+    for key in fields(schema):
+        value = node[key.name]
+        path = f"{where}.{key.name}".lstrip(".")
+        at_least, above = key.metadata.get("at_least"), key.metadata.get("above")
+        if at_least is not None and value is not None and not value >= at_least:
+            yield ConfigError(f"{path} must be at least {at_least}", where=path, seen=f"{path}={value}")
+        if above is not None and value is not None and not value > above:
+            message = f"{path} must be greater than {above:g}, or null for no bound"
+            yield ConfigError(message, where=path, seen=f"{path}={value}")
 
 
 def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
     if not name.isidentifier():
         yield ConfigError("a problem's name is a Python name, for losses say self.NAME", where=where, seen=name)
-    yield from _ranges(node, LEAST, where)
-    clip = node["gradient_clip"]
-    if clip is not None and not clip > 0:
-        path = f"{where}.gradient_clip"
-        yield ConfigError(f"{path} is positive, or null for no bound", where=path, seen=f"{path}={clip}")
+    yield from _ranges(node, ProblemConfig, where)
+    yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
     for key in PLACED_GROUPS:
-        if node[key] or key in ("module", "optimizer"):
+        if node[key] or key in REQUIRED_GROUPS:
             yield from _part(node[key], f"{where}.{key}", f"{name}.{key}=OPTION", roots, positional=key in CALLED)
-    further = {key: value for key, value in node.items() if key not in OWN}
+    further = {key: value for key, value in node.items() if key not in PROBLEM_KEYS}
     for key, value in further.items():
         yield from _below(value, f"{where}.{key}", roots)
     try:
@@ -91,7 +92,7 @@ def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterat
         yield fault
         return
     if accepted is not None:
-        yield from _bound(node["_target_"], accepted, further, where, passed=BUILT, others=OWN)
+        yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 
 
 def _part(

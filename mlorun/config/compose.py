@@ -9,9 +9,10 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mlorun.config import schema, search_path
+from mlorun.config import optimizer_defaults, schema, search_path
 from mlorun.config.explain import explain, explaining, is_about_config
-from mlorun.config.locations import configs_dir, make_recipes_importable
+from mlorun.config.locations import PRIMARY_DIR
+from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY, expand
 
@@ -60,7 +61,7 @@ def session() -> Iterator[None]:
     kept = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(configs_dir()), job_name="mlorun", version_base=VERSION_BASE):
+        with hydra.initialize_config_dir(str(PRIMARY_DIR), job_name="mlorun", version_base=VERSION_BASE):
             yield
     finally:
         GlobalHydra.instance().hydra = kept
@@ -70,4 +71,5 @@ def prepare() -> None:
     """What Hydra needs to know before it starts; more than once does no harm."""
     assert schema.NAME  # importing it has stored it
     search_path.register()
+    optimizer_defaults.register()
     make_recipes_importable()

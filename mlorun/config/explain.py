@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -18,8 +17,8 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from mlorun.config.locations import PLACED_GROUPS, groups, options
-from mlorun.config.schema import Config
+from mlorun.config.locations import groups, options
+from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import chosen, expand
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
@@ -143,7 +142,7 @@ def _unknown_key(
 ) -> ConfigError:
     before, _, name = key.rpartition(".")
     problems = _problems(arguments)
-    known = sorted({field.name for field in fields(Config)} | set(problems)) if not before else sorted(siblings)
+    known = sorted({*TOP_KEYS, *problems}) if not before else sorted(siblings)
     if not before and name in PLACED_GROUPS:
         suggested = f"{problems[0] if problems else 'PROBLEM'}.{name}"
         return ConfigError(

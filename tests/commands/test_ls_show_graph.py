@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from mlorun.cli import main
 from mlorun.config.compose import composed
-from mlorun.config.locations import about, card, options
+from mlorun.config.locations import options
+from mlorun.config.option_files import chosen_options, description, option_summary
 from tests.experiments import Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -23,7 +24,7 @@ def output(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 def test_ls_lists_the_groups_and_how_to_choose_from_them(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "ls")
     assert "experiment=OPTION" in text
-    assert "PROBLEM.optimizer=OPTION" in text
+    assert "NAME.optimizer=OPTION" in text
 
 
 def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,8 +34,8 @@ def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("option", [name for name in options("hypergradient") if name != "none"])
 def test_every_hypergradient_says_its_formula_citation_cost_memory_and_use(option: str) -> None:
     path = options("hypergradient")[option]
-    assert set(card(path)) == {"formula", "cost", "memory", "use it"} and all(card(path).values())
-    assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", about(path)), "no citation"
+    assert set(option_summary(path)) == {"formula", "cost", "memory", "use it"} and all(option_summary(path).values())
+    assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", description(path)), "no citation"
 
 
 def test_ls_hypergradient_shows_the_cards(capsys: pytest.CaptureFixture[str]) -> None:
