@@ -25,14 +25,14 @@ from mlorun.config.schema import (
 from mlorun.config.targets import TRUSTED, locate
 from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 
-# keys of a node with a _target_ that are no arguments
+# keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-# parts of a problem that build calls with one more argument
+# parts of a problem that `build` calls with one more argument: the parameters, the optimizer
 CALLED = ("optimizer", "scheduler")
 
 
 def check(config: DictConfig) -> None:
-    """Raise ConfigErrors with every fault found; the ConfigError itself where there is one."""
+    """Raise ConfigErrors with every fault; a ConfigError where there is only one."""
     make_recipes_importable()
     faults = list(_faults(config))
     if faults:
@@ -44,7 +44,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         experiments = ", ".join(options("experiment"))
         yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
         return
-    # what follows reads every value
+    # the checks below read every value
     resolve(config)
     if absent := missing(config):
         yield from absent
@@ -77,7 +77,7 @@ def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[Confi
 def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
     if not name.isidentifier():
-        yield ConfigError("a problem's name is a Python name, for losses say self.NAME", where=where, seen=name)
+        yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
     yield from _ranges(node, ProblemConfig, where)
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
     for key in PLACED_GROUPS:
@@ -140,10 +140,10 @@ def _call(node: Mapping[str, Any], where: str, roots: Sequence[str], *, position
         # the parameters for an optimizer, the optimizer for a scheduler
         passed = tuple(accepted.parameters)[:1]
     elif partial:
-        # whoever calls it gives the rest
+        # the caller gives the rest
         passed = tuple(name for name in accepted.required if name not in given)
     elif positional and (first := next(iter(accepted.required), None)) and first not in given:
-        message = f"{node['_target_']} needs {first!r}, which is there only later"
+        message = f"{node['_target_']} needs {first!r}, which mlorun passes later"
         yield ConfigError(message, where=where, fix=f"++{where}._partial_=true")
         return
     yield from _bound(node["_target_"], accepted, given, where, passed=passed)
@@ -180,6 +180,7 @@ def _bound(
     for name in accepted.required:
         if name in free and name not in given:
             yield ConfigError(f"{target} needs an argument {name!r}", where=where, fix=f"+{where}.{name}=...")
-    if not accepted.open and (lost := [name for name in passed if name not in accepted.parameters]):
+    if not accepted.open and (refused := [name for name in passed if name not in accepted.parameters]):
         fix = "take **kwargs, and pass them on to super().__init__"
-        yield ConfigError(f"{target} does not take what every problem gets", where=where, seen=", ".join(lost), fix=fix)
+        message = f"{target} does not take arguments that every problem gets"
+        yield ConfigError(message, where=where, seen=", ".join(refused), fix=fix)

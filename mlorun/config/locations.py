@@ -7,6 +7,7 @@ from pathlib import Path
 import mlorun
 
 PRIMARY_DIR = Path(__file__).with_name("primary")  # its config.yaml is what every composition starts from
+OURS = "mlorun"  # `mlorun/NAME` is our option NAME, also where the user has one of that name
 
 
 def configs_dir() -> Path:

@@ -52,7 +52,7 @@ def defaults_list(path: Path) -> list[Any]:
     """The defaults list as it is written; empty where there is none, and for a file that is not YAML."""
     try:
         content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException):  # choosing the option says what is wrong
+    except (YAMLError, OmegaConfBaseException):  # the fault is reported where the option is chosen
         return []
     entries = content.get("defaults") if isinstance(content, dict) else None
     return entries if isinstance(entries, list) else []

@@ -16,13 +16,10 @@ NAME = "mlorun_schema"  # its name in the defaults list of primary/config.yaml
 warnings.filterwarnings("ignore", r"Class `ProblemConfig` subclasses `Dict`", UserWarning)
 
 
-def _at_least(bound: int, default: Any) -> Any:
-    return field(default=default, metadata={"at_least": bound})
-
-
-def _option(**default: Any) -> Any:
-    """A key that a config group of the same name fills."""
-    return field(**default, metadata={"option": True})
+_OPTION = {"option": True}  # a key that an option of the config group of the same name fills
+_FROM_0 = {"at_least": 0}
+_FROM_1 = {"at_least": 1}
+_POSITIVE = {"above": 0.0}
 
 
 class _Open(dict[str, Any]):
@@ -34,21 +31,22 @@ class ProblemConfig(_Open):
     """One problem. Any further key is an argument of the class in `_target_`."""
 
     _target_: str = MISSING
-    module: Any = _option(default=MISSING)
-    optimizer: Any = _option(default=MISSING)
-    scheduler: Any = _option(default_factory=dict)  # {} is a constant learning rate
-    hypergradient: Any = _option(default_factory=dict)  # {} where nobody differentiates through this problem
+    module: Any = field(default=MISSING, metadata=_OPTION)
+    optimizer: Any = field(default=MISSING, metadata=_OPTION)
+    scheduler: Any = field(default_factory=dict, metadata=_OPTION)  # {} is a constant learning rate
+    # {} where no problem differentiates through this one
+    hypergradient: Any = field(default_factory=dict, metadata=_OPTION)
     # {option: {key: number}}: see optimizer_defaults.py
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: str | None = None  # of the data; null where the class makes its own batches
-    batch_size: int = _at_least(1, default=100)
-    unroll_steps: int = _at_least(1, default=1)
-    warmup_steps: int = _at_least(0, default=0)
-    gradient_accumulation: int = _at_least(1, default=1)
-    gradient_clip: float | None = field(default=None, metadata={"above": 0.0})  # null is no bound
+    batch_size: int = field(default=100, metadata=_FROM_1)
+    unroll_steps: int = field(default=1, metadata=_FROM_1)
+    warmup_steps: int = field(default=0, metadata=_FROM_0)
+    gradient_accumulation: int = field(default=1, metadata=_FROM_1)
+    gradient_clip: float | None = field(default=None, metadata=_POSITIVE)  # null is no bound
     roll_back: bool = False
     evaluate_on: list[str] = field(default_factory=list)
-    evaluation_batch_size: int = _at_least(1, default=1000)
+    evaluation_batch_size: int = field(default=1000, metadata=_FROM_1)
 
 
 # the keys of a problem that this schema knows; every other key is an argument of its class
@@ -56,7 +54,9 @@ PROBLEM_KEYS = tuple(key.name for key in fields(ProblemConfig))
 # groups whose options belong to one problem: module@problems.NAME.module
 PLACED_GROUPS = tuple(key.name for key in fields(ProblemConfig) if "option" in key.metadata)
 # those of them without a default
-REQUIRED_GROUPS = tuple(key.name for key in fields(ProblemConfig) if key.name in PLACED_GROUPS and key.default == MISSING)
+REQUIRED_GROUPS = tuple(
+    key.name for key in fields(ProblemConfig) if key.name in PLACED_GROUPS and key.default == MISSING
+)
 # what the class of every problem is called with: the arguments of mlorun.Problem
 PROBLEM_ARGUMENTS = (
     "name", "module", "optimizer", "scheduler", "stream", "pace", "gradient_clip", "hypergradient",
@@ -78,9 +78,9 @@ class DependenciesConfig:
 class EngineConfig:
     """Counts of global steps; the numbers are in configs/engine."""
 
-    train_iters: int = _at_least(0, default=MISSING)
-    valid_every: int = _at_least(0, default=MISSING)
-    log_every: int = _at_least(1, default=MISSING)
+    train_iters: int = field(default=MISSING, metadata=_FROM_0)
+    valid_every: int = field(default=MISSING, metadata=_FROM_0)
+    log_every: int = field(default=MISSING, metadata=_FROM_1)
 
 
 @dataclass
@@ -99,7 +99,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: str = "fp32"  # fp32, bf16 or fp16
-    threads: int | None = _at_least(1, default=None)  # null: as many as torch likes
+    threads: int | None = field(default=None, metadata=_FROM_1)  # null: as many as torch likes
     deterministic: bool = True
     trusted_packages: list[str] = field(default_factory=list)  # further roots that a _target_ may be below
     run: RunConfig = field(default_factory=RunConfig)

@@ -17,7 +17,7 @@ class ConfigFolders(SearchPathPlugin):
     def manipulate_search_path(self, search_path: ConfigSearchPath) -> None:
         """Called by Hydra whenever it starts."""
         if not any((entry.path or "").removeprefix("file://") == str(PRIMARY_DIR) for entry in search_path.get_path()):
-            return  # somebody else's use of Hydra
+            return  # Hydra is used by another program
         main = SearchPathQuery(provider="main")
         search_path.append("mlorun", f"{OurConfigs.scheme()}://{configs_dir()}", anchor=main)
         if (user := user_configs_dir()) is not None:

@@ -90,15 +90,15 @@ def _long_form(match: re.Match[str], text: str, experiment: Experiment | None) -
     if key not in (*PLACED_GROUPS, PROBLEM) or value.startswith("={"):
         return f"{sign}problems.{problem}.{key}{value}"
     placed = f"{PROBLEM}@problems.{problem}" if key == PROBLEM else f"{key}@problems.{problem}.{key}"
-    if sign == "~":
-        return f"~{placed}{value}"
-    return f"{placed}{value}" if experiment is None or placed in experiment.choices else f"+{placed}{value}"
+    if sign == "~" or experiment is None:
+        return f"{sign}{placed}{value}"
+    return f"{placed}{value}" if placed in experiment.choices else f"+{placed}{value}"
 
 
 def chosen(overrides: Sequence[str]) -> Experiment | None:
-    """What the overrides that choose group options amount to; None where that cannot be composed.
+    """The problems and choices of a config with these overrides of groups; None where it cannot be composed.
 
-    Of options that are swept over, the first.
+    Of options that are swept over, the first is taken.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None

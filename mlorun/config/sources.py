@@ -15,10 +15,10 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config.locations import configs_dir, options, user_configs_dir
+from mlorun.config.locations import OURS, configs_dir, options, user_configs_dir
 from mlorun.config.option_files import defaults_list
+from mlorun.errors import ConfigError
 
-OURS = "mlorun"
 Entries = list[Any]
 
 
@@ -46,7 +46,12 @@ class UserConfigs(FileConfigSource):
         return "mlorun-user-configs"
 
     def load_config(self, config_path: str) -> ConfigResult:
-        return _with_defaults(super().load_config(config_path), overrides_last)
+        group, _, name = config_path.removesuffix(".yaml").rpartition("/")
+
+        def change(entries: Entries) -> Entries:
+            return overrides_last([_of_same_name(entry, group, name) for entry in entries])
+
+        return _with_defaults(super().load_config(config_path), change)
 
 
 def register() -> None:
@@ -94,6 +99,15 @@ def _ours(entry: Any, group: str) -> Any:
     if isinstance(entry, dict):
         return {key: _our_option(str(key), option) for key, option in entry.items()}
     return entry
+
+
+def _of_same_name(entry: Any, group: str, name: str) -> Any:
+    """An entry of the user's file `name` in `group`: a file that starts from its own name starts from ours."""
+    if entry != name:
+        return entry
+    if not (configs_dir() / group / f"{name}.yaml").is_file():
+        raise ConfigError("a defaults list names its own file", where=f"configs/{group}/{name}.yaml", fix="drop it")
+    return f"{OURS}/{name}@_here_"
 
 
 def _our_option(key: str, option: Any) -> Any:

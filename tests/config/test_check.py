@@ -7,7 +7,7 @@ import pytest
 from mlorun.config.check import check
 from mlorun.config.compose import composed
 from mlorun.errors import ConfigError, ConfigErrors
-from tests.experiments import Experiments
+from tests.experiments import PLAIN, Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 DIGITS = "experiment=mwn_digits"
@@ -167,7 +167,7 @@ def test_a_missing_value_is_told_by_its_path() -> None:
 
 
 def test_a_problem_may_have_an_empty_scheduler_and_hypergradient(own_configs: Experiments) -> None:
-    own_configs.write("bare", drop="/scheduler@problems.classifier.scheduler")
+    own_configs.raw("experiment/bare.yaml", PLAIN)
     check(composed(["experiment=bare"]))
 
 
