@@ -107,8 +107,8 @@ def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
 
 @contextmanager
 def _at(where: str, node: Any = None) -> Iterator[None]:
-    """Whatever a constructor says of its arguments, told as a ConfigError at `where` in the config, or where `node`,
-    which stands there, has the argument that it names."""
+    """Turn a constructor's error into a ConfigError at `where` in the config; at the argument that it names, if the
+    config node there has it."""
     try:
         yield
     except (MlorunError, InstantiationException, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -118,7 +118,7 @@ def _at(where: str, node: Any = None) -> Iterator[None]:
                 cause.where = where
             elif "." not in cause.where:
                 cause.where = f"{where}.{_path(node, cause.where) or cause.where}"
-            raise cause  # noqa: B904 - it says all that the error around it does
+            raise cause  # noqa: B904 - the error around it adds nothing
         raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
 
 
@@ -128,8 +128,8 @@ def _path(node: Any, key: str) -> str | None:
         return None
     if key in node:
         return key
-    found = ((name, _path(value, key)) for name, value in node.items())
-    return next((f"{name}.{path}" for name, path in found if path), None)
+    below = ((name, _path(value, key)) for name, value in node.items())
+    return next((f"{name}.{path}" for name, path in below if path), None)
 
 
 def _first_line(error: BaseException) -> str:
@@ -147,7 +147,7 @@ def make(node: Any, where: str) -> Any:
 
 
 def _placed(node: Any, where: str) -> Callable[[Any], Any] | None:
-    """A `_partial_` node, told where it stands: what it later says of its arguments is a ConfigError there."""
+    """What a `_partial_` node describes; an error in its later call is a ConfigError at `where`."""
     maker = make(node, where)
     if maker is None:
         return None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlorun.config.locations import groups, options, user_configs_dir
+from mlorun.config.locations import OURS, configs_dir, groups, options
 from mlorun.config.option_files import chosen_options, description, option_summary
 from mlorun.config.schema import PLACED_GROUPS
 from mlorun.config.shorthand import PROBLEM
@@ -31,10 +33,8 @@ def main(args: list[str]) -> int:
                 f"there is no group {group!r}", where=f"mlorun ls {group}", fix=did_you_mean(group, groups())
             )
         table = _table(group, "what it is")
-        own = user_configs_dir()
-        for name, path in options(group).items():
-            mine = " (yours)" if own is not None and own in path.parents else ""
-            text = Text(description(path) + mine)
+        for name, path in _files(group).items():
+            text = Text(description(path) + ("" if configs_dir() in path.parents else " (yours)"))
             details = option_summary(path)
             if chosen := chosen_options(path):
                 details["chooses"] = ", ".join(chosen)
@@ -43,6 +43,14 @@ def main(args: list[str]) -> int:
             table.add_row(name, text)
         screen.print(table)
     return 0
+
+
+def _files(group: str) -> dict[str, Path]:
+    """The options of a group and their files; ours under `mlorun/NAME` where the user has one of that name."""
+    files = options(group)
+    ours = {path.stem: path for path in (configs_dir() / group).glob("*.yaml")}
+    hidden = {f"{OURS}/{name}": path for name, path in ours.items() if files[name] != path}
+    return {**files, **hidden}
 
 
 def _table(*headers: str) -> Table:

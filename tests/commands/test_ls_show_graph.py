@@ -83,3 +83,25 @@ def test_graph_refuses_an_unknown_problem(capsys: pytest.CaptureFixture[str]) ->
 def test_graph_without_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph"]) == 2
     assert "problems" in capsys.readouterr().err
+
+
+def test_ls_shows_how_to_replace_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "NAME.problem=OPTION" in output(capsys, "ls")
+
+
+def test_ls_shows_what_problems_and_experiments_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(output(capsys, "ls", "problem", "experiment").split())
+    assert "chooses module=mlp, optimizer=sgd, hypergradient=t1t2" in text
+    assert "classifier.problem=weighted_classifier, data=mnist_long_tailed, classifier.scheduler=multi_step" in text
+
+
+def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -> None:
+    for name, path in options("experiment").items():
+        typed = chosen_options(path)
+        assert typed
+        assert composed([f"experiment={name}", *typed]) == composed([f"experiment={name}"])
+
+
+def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
+    own_configs.raw("experiment/broken.yaml", "# about: not finished\ndefaults: [\n")
+    assert "not finished (yours)" in output(capsys, "ls", "experiment")
