@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -11,6 +12,7 @@ from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config.schema import PROBLEM_KEYS
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.program.graph import ProblemGraph
@@ -22,11 +24,6 @@ from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
 from mlorun.run.generators import preserved
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
-
-SCHEDULE = ("unroll_steps", "warmup_steps", "gradient_accumulation", "roll_back")
-# keys of a problem that build reads itself; every other key is an argument of its class
-OWN = (*SCHEDULE, "_target_", "module", "optimizer", "scheduler", "hypergradient", "split", "batch_size",
-       "gradient_clip", "evaluate_on", "evaluation_batch_size")  # fmt: skip
 
 
 def build(config: DictConfig, *, record_all: bool = False) -> Engine:
@@ -74,14 +71,14 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
             name=name,
             device=device,
         )
-    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in OWN}
+    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in PROBLEM_KEYS}
     built = get_object(node["_target_"])(
         name=name,
         module=module,
         optimizer=_placed(node["optimizer"], f"{where}.optimizer"),
         scheduler=_placed(node["scheduler"], f"{where}.scheduler"),
         stream=batches,
-        update_schedule=UpdateSchedule(**{key: node[key] for key in SCHEDULE}),
+        update_schedule=UpdateSchedule(**{key.name: node[key.name] for key in fields(UpdateSchedule)}),
         gradient_clip=node["gradient_clip"],
         hypergradient=make(node["hypergradient"], f"{where}.hypergradient"),
         **extra,
@@ -116,8 +113,8 @@ def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
 
 @contextmanager
 def _at(where: str, node: Any = None) -> Iterator[None]:
-    """Whatever a constructor says of its arguments, told as a ConfigError at `where` in the config, or where `node`,
-    which stands there, has the argument that it names."""
+    """Turn a constructor's error into a ConfigError at `where` in the config; at the argument that it names, if the
+    config node there has it."""
     try:
         yield
     except (MlorunError, InstantiationException, TypeError, ValueError, RuntimeError, AttributeError) as error:
@@ -127,7 +124,7 @@ def _at(where: str, node: Any = None) -> Iterator[None]:
                 cause.where = where
             elif "." not in cause.where:
                 cause.where = f"{where}.{_path(node, cause.where) or cause.where}"
-            raise cause  # noqa: B904 - it says all that the error around it does
+            raise cause  # noqa: B904 - the error around it adds nothing
         raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
 
 
@@ -137,8 +134,8 @@ def _path(node: Any, key: str) -> str | None:
         return None
     if key in node:
         return key
-    found = ((name, _path(value, key)) for name, value in node.items())
-    return next((f"{name}.{path}" for name, path in found if path), None)
+    below = ((name, _path(value, key)) for name, value in node.items())
+    return next((f"{name}.{path}" for name, path in below if path), None)
 
 
 def _first_line(error: BaseException) -> str:
@@ -156,7 +153,7 @@ def make(node: Any, where: str) -> Any:
 
 
 def _placed(node: Any, where: str) -> Callable[[Any], Any] | None:
-    """A `_partial_` node, told where it stands: what it later says of its arguments is a ConfigError there."""
+    """What a `_partial_` node describes; an error in its later call is a ConfigError at `where`."""
     maker = make(node, where)
     if maker is None:
         return None

@@ -11,9 +11,9 @@ from inspect import getdoc
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
 VERBS = {
-    "ls": "what can be run or chosen: mlorun ls, mlorun ls GROUP",
+    "ls": "the experiments and options: mlorun ls, mlorun ls GROUP",
     "show": "the resolved config: mlorun show OVERRIDES...",
-    "check": "every mistake at once, nothing trained: mlorun check OVERRIDES...",
+    "check": "all mistakes of a config, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
     "verify": "is this hypergradient right? mlorun verify (closed forms); mlorun verify OVERRIDES... (your program)",
 }
@@ -25,13 +25,13 @@ mlorun runs multilevel optimization experiments from the shell. Three to start w
   mlorun experiment=mwn_digits classifier.optimizer.lr=0.05 classifier.hypergradient=neumann
   mlorun -m experiment=mwn_digits seed=0,1,2               a sweep, with a table at the end
 
-Verbs; mlorun VERB --help says more
+Verbs (mlorun VERB --help explains one):
 {verbs}
 
 Every other word is an override in Hydra's grammar: key=value, +key=value, ~key, group=option; -m sweeps
-over values with commas between them. NAME.key=value sets a key of the problem NAME, and NAME.module=,
-.optimizer=, .scheduler=, .hypergradient=OPTION choose an option for it. --cfg job, --info, --hydra-help and
-hydra/launcher=... are Hydra's own.
+over values with commas between them. NAME.key=value sets a key of the problem NAME; NAME.module=,
+.optimizer=, .scheduler=, .hypergradient=OPTION choose an option for it, and NAME.problem=OPTION replaces it
+by another problem. --cfg job, --info, --hydra-help and hydra/launcher=... are Hydra's own.
 
 Exit codes: 0 done, 1 the run failed, 2 the command or the config is wrong (nothing was run), 3 some jobs of
 a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 6 the run folder is in use,
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # whoever read our output has seen enough; what is still buffered must not complain at exit
+        # the reader of our output is gone (`mlorun ls | head`); the buffer is flushed to nowhere at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:

@@ -6,6 +6,25 @@ from pathlib import Path
 
 from mlorun.config.locations import configs_dir
 
+# two problems without problem options, as the README shows it; no scheduler is chosen
+PLAIN = """\
+# @package _global_
+# about: my own reweighting
+defaults:
+  - /module@problems.reweight.module: weight_net
+  - /optimizer@problems.reweight.optimizer: adam
+  - /module@problems.classifier.module: mlp_digits
+  - /optimizer@problems.classifier.optimizer: sgd
+  - /hypergradient@problems.classifier.hypergradient: t1t2
+  - _self_
+  - override /data: digits_long_tailed
+name: plain
+dependencies: {u2l: {reweight: [classifier]}}
+problems:
+  reweight: {_target_: mlorun.recipes.reweighting.Reweight, split: balanced}
+  classifier: {_target_: mlorun.recipes.reweighting.WeightedClassifier, split: train, evaluate_on: [test]}
+"""
+
 
 class Experiments:
     """Writes experiments into ./configs, which are put before ours."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlorun.cli import VERBS, main
-from mlorun.config.locations import configs_dir
+from mlorun.config.locations import PRIMARY_DIR, configs_dir
 from mlorun.config.locations import options as options_of
 
 
@@ -183,10 +183,10 @@ def test_a_sweep_over_estimators_takes_the_short_form(capsys: pytest.CaptureFixt
     assert len(json.loads((sweep / "sweep.json").read_text())["jobs"]) == 3
 
 
-YAMLS = sorted(configs_dir().rglob("*.yaml"))
+YAMLS = [*PRIMARY_DIR.glob("*.yaml"), *sorted(configs_dir().rglob("*.yaml"))]
 
 
-@pytest.mark.parametrize("path", YAMLS, ids=lambda path: str(path.relative_to(configs_dir())))
+@pytest.mark.parametrize("path", YAMLS, ids=lambda path: "/".join(path.parts[-2:]))
 def test_every_yaml_says_what_it_is_and_the_command_that_runs_it(path: Path) -> None:
     text = path.read_text()
     assert "# about: " in text
@@ -202,11 +202,11 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "group", ["module", "optimizer", "scheduler", "hypergradient", "logger", "data", "engine", "dependencies"]
+    "group", ["module", "optimizer", "scheduler", "hypergradient", "problem", "logger", "data", "engine"]
 )
 def test_every_option_composes_into_an_experiment(group: str) -> None:
     import mlorun
 
-    placed = group in ("module", "optimizer", "scheduler", "hypergradient")
+    placed = group in ("module", "optimizer", "scheduler", "hypergradient", "problem")
     for option in options_of(group):
         mlorun.compose(["experiment=mwn_digits", f"{'classifier.' if placed else ''}{group}={option}"])

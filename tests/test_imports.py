@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).resolve().parent.parent / "mlorun"
-# a part may import its own floor and those below it: the picture in docs/architecture.md. The longest name that a module
-# begins with says which part it belongs to.
+# a part may import its own floor and those below it: the picture in docs/architecture.md; the longest name that a
+# module begins with says which part it belongs to
 FLOORS = (
     ("cli", "__main__"),
     ("commands",),
@@ -58,7 +58,9 @@ def imports(path: Path) -> set[str]:
                 is_module = (folder / f"{alias.name}.py").exists() or (folder / alias.name / "__init__.py").exists()
                 modules.add(f"{base}.{alias.name}".lstrip(".") if is_module else base)
         elif isinstance(node, ast.Import):
-            modules |= {a.name.removeprefix("mlorun").lstrip(".") for a in node.names if a.name.split(".")[0] == "mlorun"}
+            modules |= {
+                a.name.removeprefix("mlorun").lstrip(".") for a in node.names if a.name.split(".")[0] == "mlorun"
+            }
     return modules
 
 

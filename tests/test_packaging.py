@@ -58,7 +58,12 @@ def test_a_wheel_in_an_empty_environment_and_a_bare_checkout_give_the_same_bits(
 def test_the_wheel_carries_configs_recipes_and_data_and_nothing_at_the_top_level(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    for needed in ("mlorun/configs/config.yaml", "mlorun/recipes/reweighting.py", "mlorun/data/digits.npz"):
+    for needed in (
+        "mlorun/config/primary/config.yaml",
+        "mlorun/configs/experiment/mwn_digits.yaml",
+        "mlorun/recipes/reweighting.py",
+        "mlorun/data/digits.npz",
+    ):
         assert needed in names
     assert {name.split("/")[0].split("-")[0] for name in names} == {"mlorun"}
     assert not [name for name in names if "tests" in name]

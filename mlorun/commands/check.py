@@ -13,9 +13,9 @@ from mlorun.errors import ConfigError, ConfigErrors
 
 
 def main(args: list[str]) -> int:
-    """Say what is wrong, or that nothing is."""
+    """Print that there are no mistakes. Raises ConfigErrors with all of them."""
     config = composed(args)
-    # told together; what comes after needs all of them to be right
+    # these three report together; building needs all three to be right
     faults = [fault for part in (check, check_graph, check_device) for fault in _faults(part, config)]
     if faults:
         raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
@@ -32,14 +32,14 @@ def main(args: list[str]) -> int:
 
 
 def check_graph(config: DictConfig) -> None:
-    """Raise the GraphError of dependencies that make no program."""
+    """Raise the GraphError of dependencies that do not make a problem graph."""
     if config.problems:
         ProblemGraph.build(tuple(config.problems), config.dependencies.u2l, config.dependencies.l2u)
 
 
 def check_device(config: DictConfig) -> None:
-    """Raise the DeviceError of a device or a precision that cannot be had."""
-    from mlorun.run.device import Precision, resolve_device  # torch, which the parts before may not need
+    """Raise the DeviceError of a device or a precision that this machine lacks."""
+    from mlorun.run.device import Precision, resolve_device  # imports torch, which is slow
 
     Precision(config.precision, resolve_device(config.device))
 

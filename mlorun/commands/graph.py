@@ -13,11 +13,11 @@ from mlorun.config.compose import composed
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
 
-LONGEST = 40  # actions of a cycle that are printed
+MOST_ACTIONS = 40  # of a cycle, that are printed
 
 
 def main(args: list[str]) -> int:
-    """Print the page."""
+    """Print levels, hypergradients and the order of steps."""
     plain: Any = OmegaConf.to_container(composed(args))
     problems = plain["problems"]
     graph = ProblemGraph.build(tuple(problems), plain["dependencies"]["u2l"], plain["dependencies"]["l2u"])
@@ -34,8 +34,8 @@ def schedule_of(node: Mapping[str, Any]) -> UpdateSchedule:
 
 
 def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Iterator[str]:
-    """The page, a line at a time."""
-    yield "[bold]levels[/] (the top one is trained for its own sake)"
+    """What is printed, line by line."""
+    yield "[bold]levels[/] (no other level differentiates through the top one)"
     for height, names in reversed(list(enumerate(graph.levels(), start=1))):
         yield f"  {height}  {', '.join(names)}"
     steering = [name for name in graph.names if graph.nodes_on_paths(name)]
@@ -48,7 +48,7 @@ def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Itera
     prefix = _spelled([action for step in plan.prefix for action in step])
     cycle = _spelled([action for step in plan.cycle for action in step])
     count = len(plan.cycle)
-    # the first time round may differ in what only the engine cares for
+    # prefix and cycle may differ only in details that are not printed
     if plan.prefix and prefix != cycle:
         yield f"  once   {prefix}"
     yield f"  repeat {cycle}  ({count} global step{'s' if count > 1 else ''})"
@@ -57,8 +57,8 @@ def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Itera
 def _spelled(actions: Sequence[Action]) -> str:
     names = [_name(action) for action in actions]
     runs = [(name, len(list(same))) for name, same in groupby(names)]
-    text = [name if count == 1 else f"{name} x{count}" for name, count in runs[:LONGEST]]
-    return ", ".join(text) + (f", ... ({len(actions)} in all)" if len(runs) > LONGEST else "")
+    text = [name if count == 1 else f"{name} x{count}" for name, count in runs[:MOST_ACTIONS]]
+    return ", ".join(text) + (f", ... ({len(actions)} in all)" if len(runs) > MOST_ACTIONS else "")
 
 
 def _name(action: Action) -> str:

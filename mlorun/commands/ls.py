@@ -1,13 +1,18 @@
-"""mlorun ls: the config groups; mlorun ls GROUP...: their options and what each says of itself."""
+"""mlorun ls: the config groups; mlorun ls GROUP...: their options, what each is, and what it chooses."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mlorun.config.locations import PLACED_GROUPS, about, card, groups, options, user_configs_dir
+from mlorun.config.locations import OURS, configs_dir, groups, options
+from mlorun.config.option_files import chosen_options, description, option_summary
+from mlorun.config.schema import PLACED_GROUPS
+from mlorun.config.shorthand import PROBLEM
 from mlorun.errors import ConfigError, did_you_mean
 
 
@@ -17,10 +22,10 @@ def main(args: list[str]) -> int:
     if not args:
         table = _table("group", "choose with", "options")
         for group in groups():
-            how = f"PROBLEM.{group}=OPTION" if group in PLACED_GROUPS else f"{group}=OPTION"
-            table.add_row(group, how, ", ".join(options(group)))
+            of_a_problem = group in (*PLACED_GROUPS, PROBLEM)
+            table.add_row(group, f"{'NAME.' if of_a_problem else ''}{group}=OPTION", ", ".join(options(group)))
         screen.print(table)
-        screen.print("mlorun ls GROUP says what each option is")
+        screen.print("NAME is a problem of the experiment, e.g. classifier. mlorun ls GROUP describes the options")
         return 0
     for group in args:
         if group not in groups():
@@ -28,15 +33,24 @@ def main(args: list[str]) -> int:
                 f"there is no group {group!r}", where=f"mlorun ls {group}", fix=did_you_mean(group, groups())
             )
         table = _table(group, "what it is")
-        own = user_configs_dir()
-        for name, path in options(group).items():
-            mine = " (yours)" if own is not None and own in path.parents else ""
-            said = Text(about(path) + mine)
-            for label, text in card(path).items():
-                said.append(f"\n{label:8s}", style="cyan").append(text)
-            table.add_row(name, said)
+        for name, path in _files(group).items():
+            text = Text(description(path) + ("" if configs_dir() in path.parents else " (yours)"))
+            details = option_summary(path)
+            if chosen := chosen_options(path):
+                details["chooses"] = ", ".join(chosen)
+            for label, detail in details.items():
+                text.append(f"\n{label:8s}", style="cyan").append(detail)
+            table.add_row(name, text)
         screen.print(table)
     return 0
+
+
+def _files(group: str) -> dict[str, Path]:
+    """The options of a group and their files; ours under `mlorun/NAME` where the user has one of that name."""
+    files = options(group)
+    ours = {path.stem: path for path in (configs_dir() / group).glob("*.yaml")}
+    hidden = {f"{OURS}/{name}": path for name, path in ours.items() if files[name] != path}
+    return {**files, **hidden}
 
 
 def _table(*headers: str) -> Table:

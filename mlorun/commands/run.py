@@ -19,20 +19,20 @@ from omegaconf import DictConfig
 
 from mlorun.commands import sweep
 from mlorun.config.compose import VERSION_BASE, expanded, explained
-from mlorun.config.locations import configs_dir
+from mlorun.config.locations import PRIMARY_DIR
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.report import show
 
-# a sweep over these has no one name to be filed under
+# a sweep over one of these has several names, so its folder is called `several`
 _NAMED_BY = re.compile(r"\+{0,2}(experiment|name)=.*,")
 _UNNAMED_SWEEP = "hydra.sweep.dir='${run.sweep_root}/several/${now:%Y%m%d-%H%M%S-%f}'"
 
 
 def run(args: Sequence[str]) -> int:
     """Hand the arguments to Hydra; the exit code."""
-    # Hydra's parser takes overrides in one stretch, and --info would swallow one that comes after it
+    # Hydra's parser takes overrides only next to each other, and --info takes one that follows it as its argument
     written = expanded(sorted(args, key=lambda text: not _is_override(text)))
     if any(map(_NAMED_BY.match, written)):
         written = _several(written)
@@ -46,13 +46,13 @@ def run(args: Sequence[str]) -> int:
             return
         try:
             ends.append(_single(config, sweep.as_typed(facts)))
-        except Exception as error:  # Hydra would add words of its own to what it passes on
+        except Exception as error:  # raised below: Hydra would add its own text to it
             ends.append(error)
 
     with sweep.following() as progress:
         try:
             with _arguments(written):
-                at = str(configs_dir())
+                at = str(PRIMARY_DIR)
                 hydra.main(version_base=VERSION_BASE, config_path=at, config_name=PRIMARY)(task)()
             for end in ends:
                 if isinstance(end, Exception):
@@ -71,8 +71,8 @@ def run(args: Sequence[str]) -> int:
 def _several(args: Sequence[str]) -> list[str]:
     """The arguments of a sweep over experiments or names.
 
-    Hydra composes once without what is swept, to learn where the sweep goes. So an override of the
-    experiments' own keys is swept too, over its one value; and the folder is not called after a name.
+    Hydra first composes without the swept keys, to learn the folder of the sweep. Without the experiment, an override
+    of its problems would fail there: so it becomes a sweep too, over its one value. The folder has no name.
     """
     parser = OverridesParser.create()
     swept = []
@@ -94,7 +94,7 @@ def _check_flags(args: Sequence[str]) -> None:
     try:
         unknown = parser.parse_known_args(list(args))[1]
     except ArgumentError as error:
-        raise ConfigError(str(error), where="the flags", fix="mlorun --hydra-help says what they are") from error
+        raise ConfigError(str(error), where="the flags", fix="mlorun --hydra-help explains them") from error
     if unknown:
         flags = [flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")]
         raise ConfigError(
@@ -107,9 +107,7 @@ def _is_override(text: str) -> bool:
 
 
 def _single(config: DictConfig, overrides: Sequence[str]) -> int:
-    from mlorun.training import (
-        train,
-    )  # torch is slow to import, and not needed to see that a config is wrong
+    from mlorun.training import train  # imports torch, which is slow
 
     resolve(config)
     result = train(config, overrides)
@@ -120,7 +118,7 @@ def _single(config: DictConfig, overrides: Sequence[str]) -> int:
 
 @contextmanager
 def _arguments(args: Sequence[str]) -> Iterator[None]:
-    """What hydra.main reads: sys.argv; and that it should raise errors, and not print them and exit."""
+    """Set what hydra.main reads: sys.argv, and that it raises errors instead of printing them. Restored at the end."""
     argv, full_error = sys.argv, os.environ.get("HYDRA_FULL_ERROR")
     root = logging.getLogger()
     level, handlers = root.level, list(root.handlers)
@@ -130,7 +128,7 @@ def _arguments(args: Sequence[str]) -> Iterator[None]:
         yield
     finally:
         sys.argv = argv
-        # --info and hydra.verbose log to the standard output of the moment
+        # --info and hydra.verbose add handlers that log to the current standard output
         root.setLevel(level)
         root.handlers[:] = handlers
         if full_error is None:

@@ -1,4 +1,4 @@
-"""mlorun show OVERRIDES...: the config as a run would get it, resolved."""
+"""mlorun show OVERRIDES...: the config that a run would have, resolved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from mlorun.config.compose import composed
 
 
 def main(args: list[str]) -> int:
-    """Print it; in colour on a terminal."""
+    """Print the config; in colour on a terminal."""
     text = OmegaConf.to_yaml(composed(args))
     if sys.stdout.isatty():
         from rich.console import Console

@@ -1,4 +1,4 @@
-"""Sweeps: a folder for each job, failures that stop nobody, and a table of what came out."""
+"""Sweeps: a folder for each job, a failed job stops no other, and a table of the results."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mlorun.run.atomic import write_json
 
 
 class RememberFolder(Callback):
-    """Notes where a sweep goes when it starts. configs/config.yaml has Hydra make one for every command."""
+    """Keeps the folder of a sweep when it starts. Hydra makes one for every command, by config/primary/config.yaml."""
 
     folder: ClassVar[Path | None] = None
     made: ClassVar[tuple[Path, ...]] = ()  # the folder and those above it that were not there before
@@ -35,40 +35,40 @@ class RememberFolder(Callback):
 
 
 def as_typed(facts: HydraConf) -> list[str]:
-    """The overrides of a job. A ${...} in them refers to the config, and not to Hydra's record of the command."""
+    """The overrides of a job as text. A ${...} in them refers to the job's config: it is not resolved here."""
     texts = OmegaConf.to_container(cast(ListConfig, facts.overrides.task), resolve=False)
     assert isinstance(texts, list)
     return [str(text) for text in texts]
 
 
 def job(config: DictConfig, facts: HydraConf) -> None:
-    """One job. What goes wrong is told, recorded in its folder, and stops nobody else; only Ctrl-C does."""
+    """Run one job. An error is shown and recorded in its folder, and stops no other job; Ctrl-C stops the sweep."""
     folder = Path(facts.runtime.output_dir)
     overrides = as_typed(facts)
-    asked: dict[str, Any] = {"number": int(facts.job.num), "overrides": overrides}
-    write_json(folder / JOB, asked)
-    Console(highlight=False).print(f"[bold]job {asked['number']}[/]  {' '.join(overrides)}", soft_wrap=True)
+    record: dict[str, Any] = {"number": int(facts.job.num), "overrides": overrides}
+    write_json(folder / JOB, record)
+    Console(highlight=False).print(f"[bold]job {record['number']}[/]  {' '.join(overrides)}", soft_wrap=True)
     try:
-        from mlorun.training import train  # torch, which the process of the sweep may never need
+        from mlorun.training import train  # imports torch, which is slow
 
         resolve(config)
         result = train(config, overrides, folder)
     except Exception as error:
-        said = explained(error, overrides)
-        fault = said if isinstance(said, MlorunError) else named(error, folder)
+        cause = explained(error, overrides)
+        fault = cause if isinstance(cause, MlorunError) else named(error, folder)
         show(fault)
-        write_json(folder / JOB, {**asked, "error": str(fault), "exit_code": fault.exit_code})
+        write_json(folder / JOB, {**record, "error": str(fault), "exit_code": fault.exit_code})
         return
     if isinstance(result.error, MlorunError):
         show(result.error)
-        write_json(folder / JOB, {**asked, "error": result.error.message})
+        write_json(folder / JOB, {**record, "error": result.error.message})
     if result.status == "interrupted":
         raise KeyboardInterrupt
 
 
 @contextmanager
 def following() -> Iterator[Sweep]:
-    """Learn whether what happens inside is a sweep, and where it goes."""
+    """The sweep that Hydra runs inside, if it runs one."""
     RememberFolder.folder = None
     try:
         yield Sweep()
@@ -77,7 +77,7 @@ def following() -> Iterator[Sweep]:
 
 
 class Sweep:
-    """The sweep that Hydra is running, if it is one."""
+    """The end of a command that may have been a sweep."""
 
     def finish(self, *, interrupted: bool = False) -> int:
         """Write sweep.json and print the summary; the exit code of the sweep."""
@@ -86,17 +86,17 @@ class Sweep:
         if folder is None or not jobs:
             self.discard()
             return 130 if interrupted else 0
-        if all(found.exit_code == 2 for found in jobs) and not interrupted:
-            # nothing was run, so nothing is left; every job has said why
+        if all(job.exit_code == 2 for job in jobs) and not interrupted:
+            # no job ran, and each has shown why: no files stay
             self.discard()
             return 2
         exit_code = _exit_code(jobs, interrupted)
-        write_json(folder / "sweep.json", {"exit_code": exit_code, "jobs": [asdict(found) for found in jobs]})
+        write_json(folder / "sweep.json", {"exit_code": exit_code, "jobs": [asdict(job) for job in jobs]})
         show_summary(jobs, folder)
         return exit_code
 
     def discard(self) -> None:
-        """Remove what Hydra and the jobs left of a sweep in which nothing was run. Touches nothing else."""
+        """Remove the files of a sweep in which no job ran: those of Hydra and of mlorun, and no others."""
         folder = RememberFolder.folder
         if folder is None or not folder.is_dir() or any(folder.glob("*/run.json")):
             return
@@ -108,6 +108,6 @@ class Sweep:
 
 
 def _exit_code(jobs: Sequence[Job], interrupted: bool) -> int:
-    if interrupted or any(found.exit_code == 130 for found in jobs):
+    if interrupted or any(job.exit_code == 130 for job in jobs):
         return 130
-    return 3 if any(found.exit_code for found in jobs) else 0
+    return 3 if any(job.exit_code for job in jobs) else 0

@@ -1,4 +1,4 @@
-"""What a callable accepts, and whether a config value fits an annotation. Lets pass what it cannot tell."""
+"""What a callable accepts, and whether a config value fits an annotation. Where that is unknown, it does."""
 
 from __future__ import annotations
 
@@ -62,12 +62,12 @@ def arguments(target: Callable[..., Any]) -> Arguments | None:
 
 
 def _chain(target: Callable[..., Any]) -> list[Callable[..., Any]]:
-    """The function itself; or a class's constructor and those of its bases."""
+    """The function itself; for a class, its constructor and those of its bases."""
     if not inspect.isclass(target):
         return [target]
     own = [kind for kind in target.__mro__ if kind is not object]
     chain = [vars(kind)["__init__"] for kind in own if "__init__" in vars(kind)]
-    # without an __init__ of its own, whatever inspect makes of __new__ and the metaclass
+    # without an __init__ anywhere, inspect reads __new__ or the metaclass
     return chain or [target]
 
 
@@ -75,22 +75,22 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     """Annotations as types; those that only a type checker can read are left out."""
     try:
         return typing.get_type_hints(function)
-    except Exception:  # one of them names what is imported for type checkers alone
-        # these are often imported for type checkers alone, and mean the same everywhere
+    except Exception:  # one of them is imported only for type checkers
+        # names of these two modules are the usual ones
         scope = {
             **vars(collections.abc),
             **vars(typing),
             **getattr(inspect.unwrap(function), "__globals__", {}),
         }
-        return {name: found for name, text in _annotations(function).items() if (found := _read(text, scope))}
+        return {name: kind for name, text in _annotations(function).items() if (kind := _evaluated(text, scope))}
 
 
 def _annotations(function: Callable[..., Any]) -> dict[str, Any]:
-    found: dict[str, Any] = getattr(inspect.unwrap(function), "__annotations__", {})
-    return found
+    annotations: dict[str, Any] = getattr(inspect.unwrap(function), "__annotations__", {})
+    return annotations
 
 
-def _read(annotation: Any, scope: dict[str, Any]) -> Any:
+def _evaluated(annotation: Any, scope: dict[str, Any]) -> Any:
     if not isinstance(annotation, str):
         return annotation
     try:
@@ -100,7 +100,7 @@ def _read(annotation: Any, scope: dict[str, Any]) -> Any:
 
 
 def fits(value: Any, annotation: Any) -> bool:
-    """Whether a value of a plain config fits an annotation; True if that cannot be told."""
+    """Whether a value of a plain config fits an annotation; True where that is unknown."""
     origin, items = typing.get_origin(annotation), typing.get_args(annotation)
     if origin in (Union, types.UnionType):
         return any(fits(value, option) for option in items)

@@ -8,32 +8,31 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config import optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
-from mlorun.config.locations import PLACED_GROUPS, make_recipes_importable, options
+from mlorun.config.locations import options
+from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
-from mlorun.config.schema import ProblemConfig
+from mlorun.config.schema import (
+    PLACED_GROUPS,
+    PROBLEM_ARGUMENTS,
+    PROBLEM_KEYS,
+    REQUIRED_GROUPS,
+    Config,
+    EngineConfig,
+    ProblemConfig,
+)
 from mlorun.config.targets import TRUSTED, locate
 from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 
-# keys of a node with a _target_ that are no arguments
+# keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
-# what build passes to every problem by itself
-BUILT = ("name", "module", "optimizer", "scheduler", "stream", "update_schedule", "gradient_clip", "hypergradient")
-OWN = tuple(field.name for field in fields(ProblemConfig))
-# parts of a problem that build calls with one more argument
+# parts of a problem that `build` calls with one more argument: the parameters, the optimizer
 CALLED = ("optimizer", "scheduler")
-LEAST = {
-    "batch_size": 1,
-    "evaluation_batch_size": 1,
-    "unroll_steps": 1,
-    "gradient_accumulation": 1,
-    "warmup_steps": 0,
-}
-LEAST_OF_ENGINE = {"train_iters": 0, "valid_every": 0, "log_every": 1}
 
 
 def check(config: DictConfig) -> None:
-    """Raise ConfigErrors with every fault found; the ConfigError itself where there is one."""
+    """Raise ConfigErrors with every fault; a ConfigError where there is only one."""
     make_recipes_importable()
     faults = list(_faults(config))
     if faults:
@@ -45,44 +44,47 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         experiments = ", ".join(options("experiment"))
         yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
         return
-    # what follows reads every value
+    # the checks below read every value
     resolve(config)
     if absent := missing(config):
         yield from absent
         return
     plain: Any = OmegaConf.to_container(config, resolve=True)
     roots = (*TRUSTED, *plain["trusted_packages"])
-    yield from _ranges(plain["engine"], LEAST_OF_ENGINE, "engine")
-    if plain["threads"] is not None:
-        yield from _ranges(plain, {"threads": 1}, "")
+    yield from _ranges(plain["engine"], EngineConfig, "engine")
+    yield from _ranges(plain, Config, "")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", roots)
-    for name, entry in plain["logger"].items():
-        yield from _part(entry, f"logger.{name}", "logger=OPTION", roots)
+    for group in ("logger", "callback"):
+        for name, entry in plain[group].items():
+            yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", roots)
     for name, node in plain["problems"].items():
         yield from _problem(name, node, roots)
 
 
-def _ranges(node: Mapping[str, Any], least: Mapping[str, int], where: str) -> Iterator[ConfigError]:
-    for key, bound in least.items():
-        path = f"{where}.{key}".lstrip(".")
-        if node[key] < bound:
-            yield ConfigError(f"{path} is at least {bound}", where=path, seen=f"{path}={node[key]}")
+def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
+    """Faults of numbers that are outside the bounds of the schema. None has no bounds, NaN is outside all."""
+    for key in fields(schema):
+        value = node[key.name]
+        path = f"{where}.{key.name}".lstrip(".")
+        at_least, above = key.metadata.get("at_least"), key.metadata.get("above")
+        if at_least is not None and value is not None and not value >= at_least:
+            yield ConfigError(f"{path} must be at least {at_least}", where=path, seen=f"{path}={value}")
+        if above is not None and value is not None and not value > above:
+            message = f"{path} must be greater than {above:g}, or null for no bound"
+            yield ConfigError(message, where=path, seen=f"{path}={value}")
 
 
 def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
     if not name.isidentifier():
-        yield ConfigError("a problem's name is a Python name, for losses say self.NAME", where=where, seen=name)
-    yield from _ranges(node, LEAST, where)
-    clip = node["gradient_clip"]
-    if clip is not None and not clip > 0:
-        path = f"{where}.gradient_clip"
-        yield ConfigError(f"{path} is positive, or null for no bound", where=path, seen=f"{path}={clip}")
+        yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
+    yield from _ranges(node, ProblemConfig, where)
+    yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
     for key in PLACED_GROUPS:
-        if node[key] or key in ("module", "optimizer"):
+        if node[key] or key in REQUIRED_GROUPS:
             yield from _part(node[key], f"{where}.{key}", f"{name}.{key}=OPTION", roots, positional=key in CALLED)
-    further = {key: value for key, value in node.items() if key not in OWN}
+    further = {key: value for key, value in node.items() if key not in PROBLEM_KEYS}
     for key, value in further.items():
         yield from _below(value, f"{where}.{key}", roots)
     try:
@@ -91,7 +93,7 @@ def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterat
         yield fault
         return
     if accepted is not None:
-        yield from _bound(node["_target_"], accepted, further, where, passed=BUILT, others=OWN)
+        yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 
 
 def _part(
@@ -139,10 +141,10 @@ def _call(node: Mapping[str, Any], where: str, roots: Sequence[str], *, position
         # the parameters for an optimizer, the optimizer for a scheduler
         passed = tuple(accepted.parameters)[:1]
     elif partial:
-        # whoever calls it gives the rest
+        # the caller gives the rest
         passed = tuple(name for name in accepted.required if name not in given)
     elif positional and (first := next(iter(accepted.required), None)) and first not in given:
-        message = f"{node['_target_']} needs {first!r}, which is there only later"
+        message = f"{node['_target_']} needs {first!r}, which mlorun passes later"
         yield ConfigError(message, where=where, fix=f"++{where}._partial_=true")
         return
     yield from _bound(node["_target_"], accepted, given, where, passed=passed)
@@ -179,6 +181,7 @@ def _bound(
     for name in accepted.required:
         if name in free and name not in given:
             yield ConfigError(f"{target} needs an argument {name!r}", where=where, fix=f"+{where}.{name}=...")
-    if not accepted.open and (lost := [name for name in passed if name not in accepted.parameters]):
+    if not accepted.open and (refused := [name for name in passed if name not in accepted.parameters]):
         fix = "take **kwargs, and pass them on to super().__init__"
-        yield ConfigError(f"{target} does not take what every problem gets", where=where, seen=", ".join(lost), fix=fix)
+        message = f"{target} does not take arguments that every problem gets"
+        yield ConfigError(message, where=where, seen=", ".join(refused), fix=fix)

@@ -9,9 +9,10 @@ import hydra
 from hydra.core.global_hydra import GlobalHydra
 from omegaconf import DictConfig
 
-from mlorun.config import schema, search_path
+from mlorun.config import optimizer_defaults, schema, search_path
 from mlorun.config.explain import explain, explaining, is_about_config
-from mlorun.config.locations import configs_dir, make_recipes_importable
+from mlorun.config.locations import PRIMARY_DIR
+from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY, expand
 
@@ -45,7 +46,7 @@ def expanded(arguments: Sequence[str]) -> list[str]:
 
 
 def explained(error: Exception, arguments: Sequence[str]) -> Exception:
-    """What is wrong with a config, as a ConfigError; an error of another kind as it is."""
+    """A fault of a config as a ConfigError; an error of another kind as it is."""
     if not is_about_config(error):
         return error
     with session():
@@ -54,20 +55,21 @@ def explained(error: Exception, arguments: Sequence[str]) -> Exception:
 
 @contextmanager
 def session() -> Iterator[None]:
-    """Hydra with our search path; what was initialized before is put back at the end."""
+    """Hydra with our search path; an earlier initialization is restored at the end."""
     prepare()
-    # a job of a sweep, or somebody's notebook, has Hydra at work already
+    # in a job of a sweep, or in a notebook, Hydra is initialized already
     kept = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_dir(str(configs_dir()), job_name="mlorun", version_base=VERSION_BASE):
+        with hydra.initialize_config_dir(str(PRIMARY_DIR), job_name="mlorun", version_base=VERSION_BASE):
             yield
     finally:
         GlobalHydra.instance().hydra = kept
 
 
 def prepare() -> None:
-    """What Hydra needs to know before it starts; more than once does no harm."""
-    assert schema.NAME  # importing it has stored it
+    """Register what Hydra and OmegaConf need before they start; more than once does no harm."""
+    assert schema.NAME  # importing the module has stored the schema
     search_path.register()
+    optimizer_defaults.register()
     make_recipes_importable()

@@ -1,11 +1,10 @@
-"""What Hydra, OmegaConf and YAML raise about a config, as a ConfigError that a user can mend. No torch."""
+"""What Hydra, OmegaConf and YAML raise about a config, as a ConfigError with a place and a fix. No torch."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import fields
 from typing import Any
 
 import yaml
@@ -18,9 +17,9 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from mlorun.config.locations import PLACED_GROUPS, groups, options
-from mlorun.config.schema import Config
-from mlorun.config.shorthand import chosen, expand
+from mlorun.config.locations import groups, options
+from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
+from mlorun.config.shorthand import PROBLEM, chosen, expand
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
 FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -31,11 +30,13 @@ _HYDRA_VALUE_ERRORS = (
     "The --resolve flag",
     "Config overrides are not",
 )
+# groups whose options are chosen for one problem: NAME.GROUP=OPTION
+OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
 
 
 @contextmanager
 def explaining(arguments: Sequence[str]) -> Iterator[None]:
-    """Turn whatever is wrong with a config into a ConfigError. Errors that are none of Hydra's pass."""
+    """Turn what Hydra, OmegaConf and YAML raise about a config into a ConfigError. Other errors pass."""
     try:
         yield
     except Exception as error:
@@ -45,13 +46,13 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def is_about_config(error: Exception) -> bool:
-    """Whether `explain` knows what it means."""
-    by_word = isinstance(error, ValueError) and str(error).startswith(_HYDRA_VALUE_ERRORS)
-    return by_word or isinstance(error, FOREIGN)
+    """Whether `explain` can turn it into a ConfigError."""
+    by_text = isinstance(error, ValueError) and str(error).startswith(_HYDRA_VALUE_ERRORS)
+    return by_text or isinstance(error, FOREIGN)
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
-    """The MlorunError that `error` amounts to; `arguments` as they were typed. Hydra must be initialized."""
+    """The MlorunError for `error`; `arguments` as they were typed. Hydra must be initialized."""
     chain = list(_chain(error))
     for link in chain:
         if isinstance(link, MlorunError):
@@ -74,7 +75,7 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
     while link is not None:
         yield link
-        # Hydra raises what it found in a YAML file without naming its cause
+        # Hydra raises errors of a YAML file without naming their cause
         link = link.__cause__ or link.__context__
 
 
@@ -106,21 +107,21 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
 
 
 def _syntax(error: OverrideParseException) -> ConfigError:
-    said = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing override"))]
+    lines = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing override"))]
     fix = "key=value; +key=value adds a key, ~key removes one; quote brackets, braces and spaces from the shell"
     if "EQUAL" in str(error):
         fix = f"{error.override}=VALUE; a verb comes first: mlorun VERB OVERRIDES..."
-    return ConfigError("an override cannot be read", where=error.override, seen=" ".join(said), fix=fix)
+    return ConfigError("an override cannot be read", where=error.override, seen=" ".join(lines), fix=fix)
 
 
 def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Sequence[str]) -> ConfigError:
     key = str(getattr(error, "full_key", None) or _in_text(r"full_key: (\S+)", error) or "")
     where = f"configs/{file}.yaml: {key}" if file else _typed(key, arguments)
-    said = _first_line(error)
+    message = _first_line(error)
     if isinstance(error, ValidationError):
-        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=said)
-    if not re.match(r"Key '.*' (not in|is not in struct)", said):
-        return ConfigError(said, where=where)
+        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message)
+    if not re.match(r"Key '.*' (not in|is not in struct)", message):
+        return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     plain = OmegaConf.to_container(parent) if "." in key and isinstance(parent, DictConfig) else None
@@ -143,14 +144,9 @@ def _unknown_key(
 ) -> ConfigError:
     before, _, name = key.rpartition(".")
     problems = _problems(arguments)
-    known = sorted({field.name for field in fields(Config)} | set(problems)) if not before else sorted(siblings)
-    if not before and name in PLACED_GROUPS:
-        suggested = f"{problems[0] if problems else 'PROBLEM'}.{name}"
-        return ConfigError(
-            f"{name} belongs to a problem",
-            where=where,
-            fix=f"name it: {suggested}=..., or {suggested}.KEY=...",
-        )
+    known = sorted({*TOP_KEYS, *problems}) if not before else sorted(siblings)
+    if not before and name in OF_A_PROBLEM:
+        return _without_problem(name, where, problems)
     if not before and name in groups():
         return ConfigError(
             f"{name} is a group of options",
@@ -164,11 +160,15 @@ def _unknown_key(
 
 
 def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
-    """What Hydra says in words alone."""
+    """An error that only its text tells from others."""
     text = str(error)
-    said = _first_line(error)
+    message = _first_line(error)
+    if nothing := re.search(r"In '([^']+)': Could not override '([^'@]+)@([^']+)'\.", text):
+        return _nothing_to_override(nothing[1], nothing[2], nothing[3])
     if choice := re.search(r"Could not override '([^'@]+)(?:@([^']+))?'\.", text):
         return _unused_choice(choice[1], choice[2], arguments)
+    if repeated := _in_text(r"(\S+) appears more than once|Multiple values for (\S+)\. ", error):
+        return _chosen_twice(repeated)
     if group := _in_text(r"config group '([^']+)' does not exist", error):
         return ConfigError(
             f"there is no config group {group!r}",
@@ -185,35 +185,62 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
         if key.partition("@")[0] not in groups():
             fix += f"; '{key}=[{value}]' is a list, \"{key}='{value}'\" text with a comma"
         return ConfigError("several values for one run", where=override, fix=fix)
-    if said.startswith("Config group override must be"):
-        return ConfigError("an option is chosen by its name", seen=said, fix="GROUP=OPTION; mlorun ls GROUP names them")
+    if message.startswith("Config group override must be"):
+        return ConfigError(
+            "an option is chosen by its name", seen=message, fix="GROUP=OPTION; mlorun ls GROUP names them"
+        )
     if isinstance(error, InstantiationException):
-        return ConfigError(said, where=_in_text(r"full_key: (\S+)", error))
+        return ConfigError(message, where=_in_text(r"full_key: (\S+)", error))
     # the second line of Hydra's message, where there is one, is its advice
     rest = [line.strip() for line in text.splitlines()[1:] if line.strip()]
-    return ConfigError(said, fix=rest[0] if rest else None)
+    return ConfigError(message, fix=rest[0] if rest else None)
 
 
 def _unused_choice(group: str, package: str | None, arguments: Sequence[str]) -> ConfigError:
     """A group is overridden that this config does not choose from."""
     where = _typed(f"{group}@{package}" if package else group, arguments)
     problems = _problems(arguments)
-    if group in PLACED_GROUPS and package is None:
-        names = [f"{name}.{group}=..." for name in problems] or [f"PROBLEM.{group}=..."]
-        return ConfigError(f"{group} belongs to a problem", where=where, fix=f"name it: {', or '.join(names)}")
-    named = re.fullmatch(r"problems\.([^.]+)\..*", package or "")
+    if group in OF_A_PROBLEM and package is None:
+        return _without_problem(group, where, problems)
+    named = re.fullmatch(r"problems\.([^.]+)(\..*)?", package or "")
     if named and named[1] not in problems:
         return ConfigError(f"there is no problem {named[1]!r}", where=where, fix=did_you_mean(named[1], problems))
     written = f"{group}@{package}" if package else group
     return ConfigError(f"this config does not choose from {written}", where=where, fix=f"+{written}=... adds it")
 
 
+def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
+    """A file has an `override` entry for what no defaults list chooses."""
+    fix = "drop the word override"
+    if group in PLACED_GROUPS:
+        fix = f"choose one in the defaults list of the problem's option, /{group}@{group}: OPTION; or {fix}"
+    message = f"configs/{file}.yaml overrides {group}@{package}, which nothing chooses before"
+    return ConfigError(message, where=f"the defaults list of configs/{file}.yaml", fix=fix)
+
+
+def _without_problem(group: str, where: str | None, problems: Sequence[str]) -> ConfigError:
+    """An option of a problem's group was chosen, or changed, and no problem named."""
+    names = " or ".join(f"{name}.{group}=OPTION" for name in problems or ["NAME"])
+    message = f"{group} belongs to a problem" if group != PROBLEM else "which problem of the experiment is not named"
+    return ConfigError(message, where=where, fix=f"name the problem: {names}")
+
+
+def _chosen_twice(key: str) -> ConfigError:
+    """Two entries of defaults lists choose from one group for one place."""
+    group, _, package = key.partition("@")
+    return ConfigError(
+        f"two defaults lists choose from {key}",
+        where=package or group,
+        fix=f"where the second is meant, write it after _self_ as: override /{key}: OPTION",
+    )
+
+
 def _typed(key: str, arguments: Sequence[str]) -> str | None:
-    """The override that says something about `key`, as it was typed; else the key."""
+    """The override of `key` or of a key below it, as it was typed; without one, the key."""
     for typed, written in _both(arguments):
         for text in (typed, written):
-            said = re.split("=", text.lstrip("+~"))[0]
-            if said == key or said.startswith(f"{key}."):
+            typed_key = text.lstrip("+~").partition("=")[0]
+            if typed_key == key or typed_key.startswith(f"{key}."):
                 return typed
     return key or None
 
@@ -224,14 +251,15 @@ def _both(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:
 
 
 def _problems(arguments: Sequence[str]) -> list[str]:
-    """The problems of the experiment, without whatever else the arguments say."""
+    """The problems of the chosen experiment; the other arguments are not read."""
     experiment = chosen([text for text in arguments if text.startswith("experiment=")])
     return sorted(experiment.problems) if experiment else []
 
 
 def _in_text(pattern: str, error: BaseException) -> str | None:
-    found = re.search(pattern, str(error))
-    return found[1] if found else None
+    """The text of the first group that matches."""
+    match = re.search(pattern, str(error))
+    return next((group for group in match.groups() if group), None) if match else None
 
 
 def _first_line(error: BaseException) -> str:

@@ -1,4 +1,4 @@
-"""References and missing values: resolved, or told by their paths. No torch."""
+"""${...} references are resolved; those that fail, and missing values, are reported by their paths. No torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mlorun.errors import ConfigError, ConfigErrors
 
 
 def resolve(config: DictConfig) -> None:
-    """Replace every ${...} in place by what it stands for. Raises ConfigErrors with all that lead nowhere."""
+    """Replace every ${...} by its value, in place. Raises ConfigErrors with all that have none."""
     faults = list(_unresolvable(config, ""))
     if faults:
         raise ConfigErrors(faults) if len(faults) > 1 else faults[0]

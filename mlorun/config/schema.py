@@ -1,19 +1,25 @@
-"""Every key that mlorun itself reads: its type, its default, and what it may be. No torch."""
+"""Every key that mlorun itself reads: its type, its default, its bounds. The only place that states them. No torch."""
 
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
 
-NAME = "mlorun_schema"  # how configs/config.yaml calls this
+NAME = "mlorun_schema"  # its name in the defaults list of primary/config.yaml
 
 
 # the only way to a typed node with further keys in OmegaConf 2.3, which Hydra 1.3 stays on
 warnings.filterwarnings("ignore", r"Class `ProblemConfig` subclasses `Dict`", UserWarning)
+
+
+_OPTION = {"option": True}  # a key that an option of the config group of the same name fills
+_FROM_0 = {"at_least": 0}
+_FROM_1 = {"at_least": 1}
+_POSITIVE = {"above": 0.0}
 
 
 class _Open(dict[str, Any]):
@@ -25,24 +31,44 @@ class ProblemConfig(_Open):
     """One problem. Any further key is an argument of the class in `_target_`."""
 
     _target_: str = MISSING
-    module: Any = MISSING
-    optimizer: Any = MISSING
-    scheduler: Any = field(default_factory=dict)  # {} is a constant learning rate
-    hypergradient: Any = field(default_factory=dict)  # {} where nobody differentiates through this problem
+    module: Any = field(default=MISSING, metadata=_OPTION)
+    optimizer: Any = field(default=MISSING, metadata=_OPTION)
+    scheduler: Any = field(default_factory=dict, metadata=_OPTION)  # {} is a constant learning rate
+    # {} where no problem differentiates through this one
+    hypergradient: Any = field(default_factory=dict, metadata=_OPTION)
+    # {option: {key: number}}: see optimizer_defaults.py
+    optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: str | None = None  # of the data; null where the class makes its own batches
-    batch_size: int = 100
-    unroll_steps: int = 1
-    warmup_steps: int = 0
-    gradient_accumulation: int = 1
-    gradient_clip: float | None = None
+    batch_size: int = field(default=100, metadata=_FROM_1)
+    unroll_steps: int = field(default=1, metadata=_FROM_1)
+    warmup_steps: int = field(default=0, metadata=_FROM_0)
+    gradient_accumulation: int = field(default=1, metadata=_FROM_1)
+    gradient_clip: float | None = field(default=None, metadata=_POSITIVE)  # null is no bound
     roll_back: bool = False
     evaluate_on: list[str] = field(default_factory=list)
-    evaluation_batch_size: int = 1000
+    evaluation_batch_size: int = field(default=1000, metadata=_FROM_1)
+
+
+# the keys of a problem that this schema knows; every other key is an argument of its class
+PROBLEM_KEYS = tuple(key.name for key in fields(ProblemConfig))
+# groups whose options belong to one problem: module@problems.NAME.module
+PLACED_GROUPS = tuple(key.name for key in fields(ProblemConfig) if "option" in key.metadata)
+# those of them without a default
+REQUIRED_GROUPS = tuple(
+    key.name for key in fields(ProblemConfig) if key.name in PLACED_GROUPS and key.default == MISSING
+)
+# what the class of every problem is called with: the arguments of mlorun.Problem
+PROBLEM_ARGUMENTS = (
+    "name", "module", "optimizer", "scheduler", "stream", "update_schedule", "gradient_clip", "hypergradient",
+)  # fmt: skip
 
 
 @dataclass
 class DependenciesConfig:
-    """u2l: whose optimum an upper problem differentiates through; l2u: who steps after a lower one."""
+    """u2l: whose optimum an upper problem differentiates through; l2u: who steps after a lower one.
+
+    An empty one is the reverse of the other.
+    """
 
     u2l: dict[str, list[str]] = field(default_factory=dict)
     l2u: dict[str, list[str]] = field(default_factory=dict)
@@ -52,9 +78,9 @@ class DependenciesConfig:
 class EngineConfig:
     """Counts of global steps; the numbers are in configs/engine."""
 
-    train_iters: int = MISSING
-    valid_every: int = MISSING
-    log_every: int = MISSING
+    train_iters: int = field(default=MISSING, metadata=_FROM_0)
+    valid_every: int = field(default=MISSING, metadata=_FROM_0)
+    log_every: int = field(default=MISSING, metadata=_FROM_1)
 
 
 @dataclass
@@ -73,7 +99,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: str = "fp32"  # fp32, bf16 or fp16
-    threads: int | None = None  # null: as many as torch likes
+    threads: int | None = field(default=None, metadata=_FROM_1)  # null: as many as torch likes
     deterministic: bool = True
     trusted_packages: list[str] = field(default_factory=list)  # further roots that a _target_ may be below
     run: RunConfig = field(default_factory=RunConfig)
@@ -82,6 +108,10 @@ class Config:
     engine: EngineConfig = field(default_factory=EngineConfig)
     problems: dict[str, ProblemConfig] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
+    callback: dict[str, Any] = field(default_factory=dict)
+
+
+TOP_KEYS = tuple(key.name for key in fields(Config))
 
 
 ConfigStore.instance().store(name=NAME, node=Config, provider="mlorun")

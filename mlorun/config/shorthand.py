@@ -1,17 +1,18 @@
 """Overrides that begin with a problem's name, written out in Hydra's grammar. No torch.
 
-    classifier.optimizer.lr=0.05       problems.classifier.optimizer.lr=0.05
-    classifier.hypergradient=neumann   hypergradient@problems.classifier.hypergradient=neumann
+    classifier.optimizer.lr=0.05              problems.classifier.optimizer.lr=0.05
+    classifier.hypergradient=neumann          hypergradient@problems.classifier.hypergradient=neumann
+    classifier.problem=weighted_classifier    problem@problems.classifier=weighted_classifier
 
-The second is for the placed groups, as is `problems.classifier.hypergradient=neumann`; it gets a `+` where
-the experiment does not choose from that group by itself. Everything else is passed on as it is.
+The second is for the placed groups, as is `problems.classifier.hypergradient=neumann`; the third is for the problem
+itself. Both get a `+` where the experiment does not choose from that group. Everything else is passed on as it is.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -22,10 +23,10 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from mlorun.config.locations import PLACED_GROUPS
-from mlorun.config.schema import Config
+from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
 
 PRIMARY = "config"  # the name of the config that every composition starts from
+PROBLEM = "problem"  # the group whose options are whole problems
 
 _KEY = r"[^\W\d][\w-]*"
 _SHORT = re.compile(rf"(?P<sign>\+\+|\+|~)?(?P<first>{_KEY})\.(?P<rest>[^=@/]+)(?P<value>=.*)?", re.DOTALL)
@@ -45,43 +46,59 @@ def expand(arguments: Sequence[str]) -> list[str]:
     matches = [_match(text) for text in arguments]
     if not any(matches):
         return list(arguments)
-    experiment = chosen([text for text in arguments if "=" in text and not text.startswith("-")])
-    return [
-        _written_out(match, text, experiment) if match else text for match, text in zip(matches, arguments, strict=True)
-    ]
+    # which groups the other short forms can refer to depends on the problems that were chosen
+    of_problems = [match if match and _problem_and_key(match)[1] == PROBLEM else None for match in matches]
+    others = [None if first else match for first, match in zip(of_problems, matches, strict=True)]
+    return _written_out(_written_out(arguments, of_problems), others)
 
 
 def _match(text: str) -> re.Match[str] | None:
     match = _SHORT.fullmatch(text)
     if match is None or (match["value"] is None and not _DELETED.fullmatch(text)):
         return None
+    problem, key = _problem_and_key(match)
     if match["first"] == "problems":
         # a value below a problem is written out already; only the choice of an option is not
-        return match if match["rest"].partition(".")[2] in PLACED_GROUPS else None
-    known = {field.name for field in fields(Config)} | {"hydra"}
-    return None if match["first"] in known else match
+        return match if problem and key in (*PLACED_GROUPS, PROBLEM) else None
+    return None if match["first"] in (*TOP_KEYS, "hydra") else match
 
 
-def _written_out(match: re.Match[str], text: str, experiment: Experiment | None) -> str:
-    sign, rest, value = match["sign"] or "", match["rest"], match["value"] or ""
-    problem = match["first"]
-    if problem == "problems":
-        problem, _, rest = rest.partition(".")
-    # what cannot be composed without short forms is taken at its word, for Hydra to say what is wrong
+def _problem_and_key(match: re.Match[str]) -> tuple[str, str]:
+    """The problem's name, and what follows it."""
+    if match["first"] != "problems":
+        return match["first"], match["rest"]
+    problem, _, key = match["rest"].partition(".")
+    return problem, key
+
+
+def _written_out(arguments: Sequence[str], matches: Sequence[re.Match[str] | None]) -> list[str]:
+    """The arguments, those with a match written out."""
+    if not any(matches):
+        return list(arguments)
+    experiment = chosen([text for text in arguments if "=" in text and not text.startswith("-")])
+    return [
+        _long_form(match, text, experiment) if match else text for match, text in zip(matches, arguments, strict=True)
+    ]
+
+
+def _long_form(match: re.Match[str], text: str, experiment: Experiment | None) -> str:
+    sign, value = match["sign"] or "", match["value"] or ""
+    problem, key = _problem_and_key(match)
+    # where the experiment cannot be composed, the text is expanded all the same, and Hydra reports the fault
     if experiment is not None and problem not in experiment.problems:
         return text
-    if rest not in PLACED_GROUPS or value.startswith("={"):
-        return f"{sign}problems.{problem}.{rest}{value}"
-    placed = f"{rest}@problems.{problem}.{rest}"
-    if sign == "~":
-        return f"~{placed}{value}"
-    return f"{placed}{value}" if experiment is None or placed in experiment.choices else f"+{placed}{value}"
+    if key not in (*PLACED_GROUPS, PROBLEM) or value.startswith("={"):
+        return f"{sign}problems.{problem}.{key}{value}"
+    placed = f"{PROBLEM}@problems.{problem}" if key == PROBLEM else f"{key}@problems.{problem}.{key}"
+    if sign == "~" or experiment is None:
+        return f"{sign}{placed}{value}"
+    return f"{placed}{value}" if placed in experiment.choices else f"+{placed}{value}"
 
 
 def chosen(overrides: Sequence[str]) -> Experiment | None:
-    """What the overrides that choose group options amount to; None where that cannot be composed.
+    """The problems and choices of a config with these overrides of groups; None where it cannot be composed.
 
-    Of options that are swept over, the first.
+    Of options that are swept over, the first is taken.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None

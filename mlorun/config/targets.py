@@ -1,4 +1,4 @@
-"""The objects that `_target_`s name: only below trusted packages, and told apart from slips of the pen."""
+"""The objects that `_target_`s name: only in trusted packages; a mistyped name gets the nearest right one."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 from mlorun.errors import ConfigError, did_you_mean, nearest
 
 TRUSTED = ("torch", "torchvision", "mlorun", "recipes")
-_MOST = 20  # names that a fix lists
+_MOST = 20  # names that a fix lists at most
 
 
 def locate(target: Any, where: str, roots: Sequence[str] = TRUSTED) -> Callable[..., Any]:
-    """What a `_target_` names. Raises ConfigError: not there, not callable, or not below a trusted root.
+    """What a `_target_` names. Raises ConfigError: not there, not callable, or not in a trusted package.
 
-    The root is looked at before anything is imported, for an import runs code.
+    The package is checked before anything is imported, because an import runs code.
     """
     path = f"{where}._target_"
     if not isinstance(target, str) or not all(part.isidentifier() for part in target.split(".")):
@@ -26,24 +26,24 @@ def locate(target: Any, where: str, roots: Sequence[str] = TRUSTED) -> Callable[
     first, *rest = target.split(".")
     if first not in roots:
         raise _untrusted(target, first, path, roots)
-    found: Any = _module(first, target, path)
-    if found is None:
+    named: Any = _module(first, target, path)
+    if named is None:
         raise ConfigError(f"there is no package {first!r}", where=path, seen=target, fix=_absent(first))
     for depth, name in enumerate(rest, start=1):
-        below = _below(found, name, ".".join((first, *rest[:depth])), target, path)
+        below = _below(named, name, ".".join((first, *rest[:depth])), target, path)
         if below is None:
             parent = ".".join((first, *rest[: depth - 1]))
-            raise ConfigError(f"{parent} has no {name!r}", where=path, seen=target, fix=_suggestion(found, name))
-        found = below
-        # torch.os.system begins with torch, and is not torch's
-        if inspect.ismodule(found) and found.__name__.split(".")[0] not in roots:
-            raise _untrusted(target, found.__name__.split(".")[0], path, roots)
-    if not callable(found):
-        raise ConfigError(f"{target} is not a class or function", where=path, seen=f"a {type(found).__name__}")
-    home = str(getattr(found, "__module__", None) or first).split(".")[0]
-    if home not in roots:
-        raise _untrusted(target, home, path, roots)
-    return found  # type: ignore[no-any-return]
+            raise ConfigError(f"{parent} has no {name!r}", where=path, seen=target, fix=_suggestion(named, name))
+        named = below
+        # torch.os.system begins with torch, and os is not part of torch
+        if inspect.ismodule(named) and named.__name__.split(".")[0] not in roots:
+            raise _untrusted(target, named.__name__.split(".")[0], path, roots)
+    if not callable(named):
+        raise ConfigError(f"{target} is not a class or function", where=path, seen=f"a {type(named).__name__}")
+    package = str(getattr(named, "__module__", None) or first).split(".")[0]
+    if package not in roots:
+        raise _untrusted(target, package, path, roots)
+    return named  # type: ignore[no-any-return]
 
 
 def _untrusted(target: str, package: str, path: str, roots: Sequence[str]) -> ConfigError:
@@ -67,8 +67,8 @@ def _below(parent: Any, name: str, full: str, target: str, path: str) -> Any:
     """The attribute or submodule of this name; None where there is neither."""
     if name in vars(parent) or not inspect.ismodule(parent):
         return getattr(parent, name, None)
-    found = _module(full, target, path)
-    return getattr(parent, name, None) if found is None else found
+    module = _module(full, target, path)
+    return getattr(parent, name, None) if module is None else module
 
 
 def _module(name: str, target: str, path: str) -> ModuleType | None:
@@ -76,11 +76,11 @@ def _module(name: str, target: str, path: str) -> ModuleType | None:
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
-        # `import a.b` says that `a.b`, or that `a` as a plain module, cannot be had
+        # the module itself, or a package above it, is not there; else it is one that the module imports
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise _broken(name, target, path, error) from error
-    except Exception as error:  # whatever a user's module does when it is imported
+    except Exception as error:  # raised by a user's module when it is imported
         raise _broken(name, target, path, error) from error
 
 
@@ -89,11 +89,13 @@ def _broken(name: str, target: str, path: str, error: Exception) -> ConfigError:
     seen = f"{type(error).__name__}: {lines[0] if lines else ''}"
     if isinstance(error, SyntaxError):
         seen += f" ({error.filename}, line {error.lineno})"
-    return ConfigError(f"{name} does not import", where=path, seen=seen, fix=f"mend it: python -c 'import {name}'")
+    return ConfigError(
+        f"{name} does not import", where=path, seen=seen, fix=f"correct it; python -c 'import {name}' shows the error"
+    )
 
 
 def _suggestion(parent: Any, name: str) -> str:
-    """The nearest of what the parent has; all of it where that is little."""
+    """The nearest name that the parent has; all of them where they are few."""
     known = {other for other in vars(parent) if not other.startswith("_")}
     if inspect.ismodule(parent):
         known = {other for other in known if _is_own(getattr(parent, other), parent)}
@@ -101,12 +103,12 @@ def _suggestion(parent: Any, name: str) -> str:
     if len(known) <= _MOST:
         return did_you_mean(name, known)
     match = nearest(name, known)
-    return f"did you mean {match}?" if match else f"nothing like it there; see python -c 'help({parent.__name__})'"
+    return f"did you mean {match}?" if match else f"no name is near; see python -c 'help({parent.__name__})'"
 
 
-def _is_own(found: Any, parent: ModuleType) -> bool:
-    """Whether a module's attribute is something to name in a target, and not merely imported there."""
-    if inspect.ismodule(found):
-        return found.__name__.startswith(parent.__name__)
-    home = str(getattr(found, "__module__", "") or "")
-    return callable(found) and home.split(".")[0] == parent.__name__.split(".")[0]
+def _is_own(attribute: Any, parent: ModuleType) -> bool:
+    """Whether a module's attribute is defined below the same package, and not only imported there."""
+    if inspect.ismodule(attribute):
+        return attribute.__name__.startswith(parent.__name__)
+    home = str(getattr(attribute, "__module__", "") or "")
+    return callable(attribute) and home.split(".")[0] == parent.__name__.split(".")[0]

@@ -30,7 +30,7 @@ def test_arguments_graph_and_device_are_told_together(empty_folder: Path, capsys
     ("overrides", "said"),
     [
         (["classifier.split=trian"], "did you mean train?"),
-        (["problem@problems.classifier=classifier"], "never reads self.reweight"),
+        (["classifier.problem=classifier", "classifier.hypergradient=t1t2"], "never reads self.reweight"),
         (["classifier.module.sizes=[64,-1]"], "problems.classifier.module"),
         (["data=mnist_long_tailed", "data.root=nowhere"], "nowhere"),
     ],

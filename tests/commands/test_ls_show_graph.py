@@ -9,7 +9,8 @@ from omegaconf import OmegaConf
 
 from mlorun.cli import main
 from mlorun.config.compose import composed
-from mlorun.config.locations import about, card, options
+from mlorun.config.locations import options
+from mlorun.config.option_files import chosen_options, description, option_summary
 from tests.experiments import Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -23,7 +24,7 @@ def output(capsys: pytest.CaptureFixture[str], *args: str) -> str:
 def test_ls_lists_the_groups_and_how_to_choose_from_them(capsys: pytest.CaptureFixture[str]) -> None:
     text = output(capsys, "ls")
     assert "experiment=OPTION" in text
-    assert "PROBLEM.optimizer=OPTION" in text
+    assert "NAME.optimizer=OPTION" in text
 
 
 def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[str]) -> None:
@@ -33,8 +34,8 @@ def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("option", [name for name in options("hypergradient") if name != "none"])
 def test_every_hypergradient_says_its_formula_citation_cost_memory_and_use(option: str) -> None:
     path = options("hypergradient")[option]
-    assert set(card(path)) == {"formula", "cost", "memory", "use it"} and all(card(path).values())
-    assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", about(path)), "no citation"
+    assert set(option_summary(path)) == {"formula", "cost", "memory", "use it"} and all(option_summary(path).values())
+    assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", description(path)), "no citation"
 
 
 def test_ls_hypergradient_shows_the_cards(capsys: pytest.CaptureFixture[str]) -> None:
@@ -82,3 +83,25 @@ def test_graph_refuses_an_unknown_problem(capsys: pytest.CaptureFixture[str]) ->
 def test_graph_without_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph"]) == 2
     assert "problems" in capsys.readouterr().err
+
+
+def test_ls_shows_how_to_replace_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "NAME.problem=OPTION" in output(capsys, "ls")
+
+
+def test_ls_shows_what_problems_and_experiments_choose(capsys: pytest.CaptureFixture[str]) -> None:
+    text = " ".join(output(capsys, "ls", "problem", "experiment").split())
+    assert "chooses module=mlp, optimizer=sgd, hypergradient=t1t2" in text
+    assert "classifier.problem=weighted_classifier, data=mnist_long_tailed, classifier.scheduler=multi_step" in text
+
+
+def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -> None:
+    for name, path in options("experiment").items():
+        typed = chosen_options(path)
+        assert typed
+        assert composed([f"experiment={name}", *typed]) == composed([f"experiment={name}"])
+
+
+def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
+    own_configs.raw("experiment/broken.yaml", "# about: not finished\ndefaults: [\n")
+    assert "not finished (yours)" in output(capsys, "ls", "experiment")

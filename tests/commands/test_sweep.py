@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 from rich.console import Console
 
 from mlorun.cli import main
-from mlorun.commands import train as train_module
+from mlorun import training
 from mlorun.commands.summary import Job, jobs_in, tables
 from mlorun.commands.sweep import RememberFolder, Sweep, following
 from mlorun.run.events import Result
@@ -76,7 +76,7 @@ def fake_train(monkeypatch: pytest.MonkeyPatch, outcomes: dict[int, tuple[str, i
         (folder / "result.json").write_text(json.dumps(result.as_json()))
         return result
 
-    monkeypatch.setattr(train_module, "train", train)
+    monkeypatch.setattr(training, "train", train)
 
 
 def sweep_folder() -> Path:

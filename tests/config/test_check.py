@@ -7,7 +7,7 @@ import pytest
 from mlorun.config.check import check
 from mlorun.config.compose import composed
 from mlorun.errors import ConfigError, ConfigErrors
-from tests.experiments import Experiments
+from tests.experiments import PLAIN, Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 DIGITS = "experiment=mwn_digits"
@@ -135,7 +135,7 @@ def test_a_mistyped_argument_gets_the_nearest_right_one(override: str, name: str
     assert f"did you mean {nearest}?" in (fault.fix or "")
 
 
-@pytest.mark.parametrize("name", ["name", "pace", "stream"])
+@pytest.mark.parametrize("name", ["name", "update_schedule", "stream"])
 def test_what_every_problem_gets_cannot_be_set(name: str) -> None:
     assert f"has no argument {name!r}" in fault_of(f"+classifier.{name}=1").message
 
@@ -167,7 +167,7 @@ def test_a_missing_value_is_told_by_its_path() -> None:
 
 
 def test_a_problem_may_have_an_empty_scheduler_and_hypergradient(own_configs: Experiments) -> None:
-    own_configs.write("bare", drop="/scheduler@problems.classifier.scheduler")
+    own_configs.raw("experiment/bare.yaml", PLAIN)
     check(composed(["experiment=bare"]))
 
 

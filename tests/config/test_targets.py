@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mlorun.config.locations import make_recipes_importable
+from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.targets import TRUSTED, locate
 from mlorun.errors import ConfigError
 

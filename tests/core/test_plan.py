@@ -27,8 +27,8 @@ class Interpreter:
     """The rules, told as recursion with counters and flags: who steps when. Says "name", "name'" for a micro-batch
     that ends without an optimizer step, and "<name" for a return to the start of an inner loop."""
 
-    def __init__(self, graph: ProblemGraph, paces: Mapping[str, UpdateSchedule]) -> None:
-        self.graph, self.paces = graph, paces
+    def __init__(self, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> None:
+        self.graph, self.schedules = graph, schedules
         self.batches = dict.fromkeys(graph.names, 0)
         self.updates = dict.fromkeys(graph.names, 0)
         self.ready = {(low, up): False for up in graph.names for low in graph.lowers[up]}
@@ -43,10 +43,10 @@ class Interpreter:
         return self.said
 
     def step(self, name: str) -> None:
-        pace = self.paces[name]
-        warm = self.updates[name] >= pace.warmup_steps
+        schedule = self.schedules[name]
+        warm = self.updates[name] >= schedule.warmup_steps
         self.batches[name] += 1
-        boundary = self.batches[name] % pace.gradient_accumulation == 0
+        boundary = self.batches[name] % schedule.gradient_accumulation == 0
         word = name if boundary else name + "'"
         self.said.append(word)
         if warm:
@@ -54,8 +54,8 @@ class Interpreter:
         if not boundary:
             return
         self.updates[name] += 1
-        past = self.updates[name] - pace.warmup_steps
-        if past <= 0 or past % pace.unroll_steps:
+        past = self.updates[name] - schedule.warmup_steps
+        if past <= 0 or past % schedule.unroll_steps:
             return
         for up in self.graph.uppers[name]:
             self.ready[name, up] = True
@@ -67,7 +67,7 @@ class Interpreter:
             self.step(up)
         for low in self.graph.names:
             if any(low in self.graph.lowers[up] for up in due):
-                if self.paces[low].roll_back:
+                if self.schedules[low].roll_back:
                     self.said += [f"<{low}", *self.inner[low]]
                 self.inner[low] = []
 
@@ -82,7 +82,7 @@ def spelled(plan: Plan, step: int) -> list[str]:
     return words
 
 
-def some_paces(graph: ProblemGraph, seed: int) -> dict[str, UpdateSchedule]:
+def some_schedules(graph: ProblemGraph, seed: int) -> dict[str, UpdateSchedule]:
     draw = random.Random(seed)
     return {
         name: UpdateSchedule(
@@ -99,11 +99,11 @@ def some_paces(graph: ProblemGraph, seed: int) -> dict[str, UpdateSchedule]:
 @pytest.mark.parametrize("seed", range(8))
 def test_the_plan_is_what_the_rules_say(shape: str, seed: int) -> None:
     graph = GRAPHS[shape]
-    paces = some_paces(graph, seed)
-    plan = Plan.simulate(graph, paces)
-    rules = Interpreter(graph, paces)
+    schedules = some_schedules(graph, seed)
+    plan = Plan.simulate(graph, schedules)
+    rules = Interpreter(graph, schedules)
     for step in range(150):
-        assert spelled(plan, step) == rules.global_step(), f"global step {step} of {paces}"
+        assert spelled(plan, step) == rules.global_step(), f"global step {step} of {schedules}"
 
 
 def test_a_three_level_chain_steps_each_level_after_its_unroll() -> None:
@@ -115,29 +115,29 @@ def test_a_three_level_chain_steps_each_level_after_its_unroll() -> None:
 
 
 def test_a_diamond_waits_for_both_of_its_arms() -> None:
-    paces = {"base": UpdateSchedule(), "l": UpdateSchedule(), "r": UpdateSchedule(2), "top": UpdateSchedule()}
-    plan = Plan.simulate(GRAPHS["diamond"], paces)
+    schedules = {"base": UpdateSchedule(), "l": UpdateSchedule(), "r": UpdateSchedule(2), "top": UpdateSchedule()}
+    plan = Plan.simulate(GRAPHS["diamond"], schedules)
     assert spelled(plan, 0) == ["base", "l", "r"]
     assert spelled(plan, 1) == ["base", "l", "r", "top"]
 
 
 def test_warm_up_delays_the_problems_above_and_is_not_repeated() -> None:
-    paces = {"low": UpdateSchedule(2, warmup_steps=3, roll_back=True), "up": UpdateSchedule()}
-    plan = Plan.simulate(GRAPHS["two levels"], paces)
+    schedules = {"low": UpdateSchedule(2, warmup_steps=3, roll_back=True), "up": UpdateSchedule()}
+    plan = Plan.simulate(GRAPHS["two levels"], schedules)
     assert [spelled(plan, step) for step in range(3)] == [["low"]] * 3
     assert spelled(plan, 3) == ["low"]
     assert spelled(plan, 4) == ["low", "up", "<low", "low", "low"]
 
 
 def test_roll_back_with_a_middle_unroll_above_one_repeats_the_middle_steps_alone() -> None:
-    paces = {"a": UpdateSchedule(1), "b": UpdateSchedule(2, roll_back=True), "c": UpdateSchedule()}
-    plan = Plan.simulate(GRAPHS["three levels"], paces)
+    schedules = {"a": UpdateSchedule(1), "b": UpdateSchedule(2, roll_back=True), "c": UpdateSchedule()}
+    plan = Plan.simulate(GRAPHS["three levels"], schedules)
     assert [spelled(plan, step) for step in range(2)] == [["a", "b"], ["a", "b", "c", "<b", "b", "b"]]
 
 
 def test_accumulation_counts_optimizer_steps_not_micro_batches() -> None:
-    paces = {"low": UpdateSchedule(2, gradient_accumulation=2), "up": UpdateSchedule(gradient_accumulation=2)}
-    plan = Plan.simulate(GRAPHS["two levels"], paces)
+    schedules = {"low": UpdateSchedule(2, gradient_accumulation=2), "up": UpdateSchedule(gradient_accumulation=2)}
+    plan = Plan.simulate(GRAPHS["two levels"], schedules)
     got = [spelled(plan, step) for step in range(8)]
     assert got == [["low'"], ["low"], ["low'"], ["low", "up'"], ["low'"], ["low"], ["low'"], ["low", "up"]]
 
@@ -149,13 +149,13 @@ def test_an_inner_loop_starts_after_warm_up_and_after_each_step_above() -> None:
 
 
 def test_the_place_in_the_plan_is_one_integer() -> None:
-    paces = some_paces(GRAPHS["diamond"], 3)
-    plan = Plan.simulate(GRAPHS["diamond"], paces)
+    schedules = some_schedules(GRAPHS["diamond"], 3)
+    plan = Plan.simulate(GRAPHS["diamond"], schedules)
     assert list(plan.walk(17, 40)) == [plan.at(step) for step in range(17, 40)]
 
 
 def test_unroll_counts_that_never_line_up_are_refused_and_named() -> None:
-    paces = {"x": UpdateSchedule(1009), "y": UpdateSchedule(1013), "up": UpdateSchedule()}
+    schedules = {"x": UpdateSchedule(1009), "y": UpdateSchedule(1013), "up": UpdateSchedule()}
     with pytest.raises(GraphError, match="line up") as caught:
-        Plan.simulate(GRAPHS["two leaves under one"], paces)
+        Plan.simulate(GRAPHS["two leaves under one"], schedules)
     assert "1009" in (caught.value.seen or "")

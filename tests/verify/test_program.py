@@ -159,7 +159,9 @@ def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[
         case = CASES[name]()
     problems = case.problems(lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "after"))
     device = torch.device("cpu")
-    engine = Engine(problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3, record_all=True)
+    engine = Engine(
+        problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3, record_all=True
+    )
     step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
     assert {(edge.lower, edge.to) for edge in report.edges} == edges
