@@ -69,7 +69,6 @@ def session() -> Iterator[None]:
 
 def prepare() -> None:
     """Register what Hydra and OmegaConf need before they start; more than once does no harm."""
-    assert schema.NAME  # importing the module has stored the schema
+    assert schema.NAME and optimizer_defaults.RESOLVER  # importing the two modules has registered them
     search_path.register()
-    optimizer_defaults.register()
     make_recipes_importable()

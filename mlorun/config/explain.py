@@ -17,7 +17,7 @@ from hydra.errors import (
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
-from mlorun.config.locations import groups, options
+from mlorun.config.locations import OURS, groups, options
 from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import PROBLEM, chosen, expand
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
@@ -92,14 +92,13 @@ def _yaml(error: yaml.YAMLError) -> ConfigError:
 
 
 def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> ConfigError:
-    group, _, option = (error.missing_cfg_file or "").rpartition("/")
+    group, _, option = (error.missing_cfg_file or "").replace(f"/{OURS}/", "/").rpartition("/")
     chosen_by = re.compile(rf"\+?{re.escape(group)}(@[^=]*)?=.*\b{re.escape(option)}\b.*", re.DOTALL)
     where = next((text for text, full in _both(arguments) if chosen_by.fullmatch(full)), None)
     parent = _in_text(r"In '([^']+)':", error)
     if where is None and parent not in (None, "config"):
         where = f"the defaults list of configs/{parent}.yaml"
-    if error.options:
-        known = [str(name) for name in error.options]
+    if known := [str(name) for name in error.options or options(group)]:
         return ConfigError(f"{group} has no option {option!r}", where=where, fix=did_you_mean(option, known))
     if group:
         return ConfigError(f"there is no config group {group!r}", where=where, fix=did_you_mean(group, groups()))

@@ -1,10 +1,10 @@
-"""A problem's own defaults for optimizer options: the `${default:...}` of configs/optimizer. No torch.
+"""A problem's own defaults for optimizer options: the `${optimizer_default:...}` of configs/optimizer. No torch.
 
-    # configs/optimizer/adam.yaml          # configs/experiment/mwn_mnist.yaml
-    lr: ${default:adam,1.0e-3}             problems: {reweight: {optimizer_defaults: {adam: {lr: 1.0e-5}}}}
+    configs/optimizer/adam.yaml          lr: ${optimizer_default:adam,1.0e-3}
+    configs/experiment/mwn_mnist.yaml    problems: {reweight: {optimizer_defaults: {adam: {lr: 1.0e-5}}}}
 
 With adam, reweight's learning rate is 1e-5; with another optimizer it is that optimizer's own. A number typed on the
-command line replaces the `${default:...}`, so it wins.
+command line replaces the `${optimizer_default:...}`, so it wins.
 """
 
 from __future__ import annotations
@@ -17,12 +17,7 @@ from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 from mlorun.config.locations import config_folders, options
 from mlorun.errors import ConfigError, did_you_mean
 
-RESOLVER = "default"
-
-
-def register() -> None:
-    """Tell OmegaConf; more than once does no harm."""
-    OmegaConf.register_new_resolver(RESOLVER, _default, replace=True)
+RESOLVER = "optimizer_default"
 
 
 def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> Any:
@@ -35,6 +30,9 @@ def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> A
         value = of_option[key]
     # OmegaConf takes no plain list from a resolver
     return OmegaConf.create(value) if isinstance(value, list | ListConfig) else value
+
+
+OmegaConf.register_new_resolver(RESOLVER, _default, replace=True)
 
 
 def faults(defaults: Mapping[str, Mapping[str, Any]], where: str) -> Iterator[ConfigError]:

@@ -114,14 +114,14 @@ def test_what_is_no_mapping_is_refused(capsys: pytest.CaptureFixture[str]) -> No
 def test_a_user_s_optimizer_takes_defaults_where_its_file_says_so(own_configs: Experiments) -> None:
     own_configs.raw(
         "optimizer/mine.yaml",
-        "_target_: torch.optim.SGD\n_partial_: true\nlr: ${default:mine,0.3}\nmomentum: 0.5\n",
+        "_target_: torch.optim.SGD\n_partial_: true\nlr: ${optimizer_default:mine,0.3}\nmomentum: 0.5\n",
     )
     chosen = [DIGITS, "reweight.optimizer=mine"]
     assert rate(*chosen) == 0.3
     assert rate(*chosen, "+reweight.optimizer_defaults={mine:{lr:0.6}}") == 0.6
     with pytest.raises(ConfigError, match="'momentum' that takes a default") as caught:
         mlorun.compose([*chosen, "+reweight.optimizer_defaults={mine:{momentum:0.6}}"])
-    assert "${default:mine,NUMBER}" in (caught.value.fix or "")
+    assert "${optimizer_default:mine,NUMBER}" in (caught.value.fix or "")
 
 
 @pytest.mark.parametrize("name", list(options("optimizer")))
@@ -129,4 +129,4 @@ def test_every_number_of_an_optimizer_takes_a_default_under_its_own_name(name: s
     content = OmegaConf.to_container(OmegaConf.load(options("optimizer")[name]), resolve=False)
     assert isinstance(content, dict)
     numbers = {key: value for key, value in content.items() if not str(key).startswith("_")}
-    assert numbers and all(str(value).startswith(f"${{default:{name},") for value in numbers.values())
+    assert numbers and all(str(value).startswith(f"${{optimizer_default:{name},") for value in numbers.values())

@@ -105,6 +105,12 @@ def test_ls_shows_both_options_of_one_name(own_configs: Experiments, capsys: pyt
     assert "mlorun/mlp" in screen and "a multilayer perceptron with ReLU" in screen
 
 
+def test_a_mistyped_option_of_ours_gets_the_nearest_right_one() -> None:
+    with pytest.raises(ConfigError, match="module has no option 'lent'") as caught:
+        composed([DIGITS, "classifier.module=mlorun/lent"])
+    assert "did you mean lenet?" in (caught.value.fix or "")
+
+
 def test_our_own_folder_is_not_a_user_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(configs_dir().parent)
     assert composed([DIGITS]).name == "mwn_digits"
