@@ -11,8 +11,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from mlorun.config.compose import session
-from mlorun.config.schema import PLACED_GROUPS, groups, options
-from mlorun.config.schema import Config
+from mlorun.config.locations import groups, options
+from mlorun.config.schema import PLACED_GROUPS, Config
 from mlorun.config.shorthand import expand
 
 EXPERIMENT = "experiment=mwn_digits"

@@ -20,14 +20,18 @@ import mlorun
 from mlorun.core.engine import Engine
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.neumann import Neumann
+from mlorun.hypergradient.solvers.solver import Solver
+from mlorun.hypergradient.sweep import Carries, sweep
 
 BLOCKS, CALLS = 40, 10
 
@@ -35,10 +39,10 @@ BLOCKS, CALLS = 40, 10
 def estimators() -> dict[str, tuple[Hypergradient, float | None]]:
     """Name to (estimator, bound in lower gradients)."""
 
-    def implicit(solve: object, cross: object) -> Hypergradient:
-        return Implicit(solve, cross, "after")  # type: ignore[arg-type]
+    def implicit(solver: Solver, cross: Cross) -> Hypergradient:
+        return Implicit(solver, cross, "after")
 
-    found: dict[str, tuple[Hypergradient, float | None]] = {
+    rows: dict[str, tuple[Hypergradient, float | None]] = {
         "t1t2": (implicit(Identity(1.0), ForwardOverReverse()), 1.5),
         "t1t2, double backward": (implicit(Identity(1.0), DoubleBackward()), None),
         "darts": (implicit(Identity(1.0), CentralDifference(0.01, relative=False)), 2.2),
@@ -46,9 +50,9 @@ def estimators() -> dict[str, tuple[Hypergradient, float | None]]:
     }
     for count in (5, 10):
         bound = 2.5 * count + 2
-        found[f"cg {count}"] = implicit(ConjugateGradient(count, 1.0, 0.0, False), ForwardOverReverse()), bound
-        found[f"neumann {count}"] = implicit(Neumann(count, 1e-3), ForwardOverReverse()), bound
-    return found
+        rows[f"cg {count}"] = implicit(ConjugateGradient(count, 1.0, 0.0, False), ForwardOverReverse()), bound
+        rows[f"neumann {count}"] = implicit(Neumann(count, 1e-3), ForwardOverReverse()), bound
+    return rows
 
 
 def block(run: Callable[[], object]) -> float:
@@ -58,24 +62,31 @@ def block(run: Callable[[], object]) -> float:
     return (time.perf_counter() - start) / CALLS
 
 
-def caller(engine: Engine, estimate: Hypergradient) -> Callable[[], object]:
+def caller(engine: Engine, estimate: Hypergradient) -> Callable[[], None]:
     """One indirect part, as the adjoint's sweep takes it."""
-    v = tuple(0.01 * torch.randn_like(t) for t in engine.problems["classifier"].theta)
-    carries: dict[tuple[str, str], object] = {}
-    pulls = {"classifier": v}
-    chosen = {"classifier": estimate}
-    return lambda: engine.adjoint.sweep("reweight", pulls, estimates=chosen, carries=carries)
+    cotangents = {"classifier": tuple(0.01 * torch.randn_like(t) for t in engine.problems["classifier"].theta)}
+    estimates = {"classifier": estimate}
+    views = engine.recorder.views
+    carries: Carries = {}
+
+    def run() -> None:
+        nonlocal carries
+        with engine.program.replay():
+            nodes = engine.adjoint.nodes("reweight", views, estimates)
+            carries = sweep(nodes, cotangents, carries, views.upper_loss("reweight")).carries
+
+    return run
 
 
 def main(overrides: list[str]) -> None:
     """Print the table."""
-    engine = mlorun.build(mlorun.compose(["experiment=mwn_mnist", "engine.train_iters=20", *overrides]))
-    engine.recorder.keep_everything()
+    config = mlorun.compose(["experiment=mwn_mnist", "engine.train_iters=20", *overrides])
+    engine = mlorun.build(config, record_all=True)
     engine.run()
 
     def gradient() -> object:
-        with engine.world.replay():
-            return engine.levels.level("classifier", ()).gradient
+        with engine.program.replay():
+            return Level(engine.recorder.views.view("classifier", ())).gradient
 
     runs = {name: caller(engine, estimate) for name, (estimate, _) in estimators().items()}
     for run in (gradient, *runs.values()):

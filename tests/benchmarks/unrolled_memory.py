@@ -72,22 +72,22 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--plot", type=Path)
     picture = parser.parse_args().plot
-    found = {kind: {length: peak(length, kind) for length in (1, *LENGTHS)} for kind in ("iterates", "sqrt")}
-    for kind, peaks in found.items():
+    table = {kind: {length: peak(length, kind) for length in (1, *LENGTHS)} for kind in ("iterates", "sqrt")}
+    for kind, peaks in table.items():
         shown = "  ".join(f"T = {length}: {peaks[length] / 1e6:7.1f} MB" for length in (1, *LENGTHS))
         first, last = (peaks[length] - peaks[1] for length in (LENGTHS[0], LENGTHS[-1]))
         exponent = math.log(last / first) / math.log(LENGTHS[-1] / LENGTHS[0])
         print(f"{kind:9s} {shown}  exponent {exponent:.2f}")
     if picture is not None:
-        draw(found, picture)
+        draw(table, picture)
 
 
-def draw(found: dict[str, dict[int, int]], path: Path) -> None:
+def draw(table: dict[str, dict[int, int]], path: Path) -> None:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
-    for kind, peaks in found.items():
+    for kind, peaks in table.items():
         axes.plot(LENGTHS, [peaks[length] / 1e6 for length in LENGTHS], marker="o", label=f"memory: {kind}")
     axes.set(xscale="log", yscale="log", xlabel="updates of the inner loop", ylabel="peak of live tensors, MB")
     axes.set_xticks(LENGTHS, [str(length) for length in LENGTHS])

@@ -48,7 +48,7 @@ def test_an_untrusted_package_is_not_even_imported(tmp_path: Path, monkeypatch: 
         ("torch.optm.SGD", "torch", "optim"),
         ("mlorun.recipes.reweigting.Reweight", "mlorun.recipes", "reweighting"),
         ("mlorun.recipes.reweighting.Rewieght", "mlorun.recipes.reweighting", "Reweight"),
-        ("mlorun.hypergradient.solve.Neuman", "mlorun.hypergradient.solve", "Neumann"),
+        ("mlorun.hypergradient.solvers.neumann.Neuman", "mlorun.hypergradient.solvers.neumann", "Neumann"),
     ],
 )
 def test_a_mistyped_target_gets_the_nearest_name_where_it_goes_wrong(target: str, parent: str, nearest: str) -> None:

@@ -241,7 +241,8 @@ def noisy_engine() -> Engine:
         return stream(Rows(), batch_size=4, seed=0, name=name, device=torch.device("cpu"))
 
     low = Noisy(
-        name="low", module=body, optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9), stream=data("low"),
+        name="low", module=body, stream=data("low"),
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9),
         hypergradient=Implicit(ConjugateGradient(3, 1e-2, 0.0, True), ForwardOverReverse(), "before"),
         update_schedule=UpdateSchedule(unroll_steps=2),
     )  # fmt: skip

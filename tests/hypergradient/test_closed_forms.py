@@ -21,6 +21,7 @@ from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
+from tests.hypergradient.stepping import execute
 
 A, TERMS = 0.05, 7
 
@@ -61,8 +62,7 @@ def hypergradient(case: Case, make: Callable[[], Hypergradient]) -> Tensor:
     got: list[Tensor] = []
     upper = engine.problems[case.upper]
     upper.grad_callback = lambda: got.append(upper.module.row.grad.clone())  # type: ignore[method-assign]
-    for name in case.graph.order:
-        engine.execute(Action(name))
+    execute(engine, *map(Action, case.graph.order))
     return got[0]
 
 
@@ -106,8 +106,7 @@ def test_identity_at_the_parameters_before_a_step_is_that_steps_exact_hypergradi
     )
     got: list[Tensor] = []
     problems["up"].grad_callback = lambda: got.append(problems["up"].module.row.grad.clone())  # type: ignore[method-assign]
-    engine.execute(Action("low"))
-    engine.execute(Action("up"))
+    execute(engine, Action("low"), Action("up"))
     assert relative(got[0], reference) < 1e-12
 
 
@@ -123,7 +122,6 @@ def test_each_edge_may_have_an_estimator_of_its_own() -> None:
         problem.optimizer.param_groups[0]["lr"] = 0.0
     got: list[Tensor] = []
     problems["s"].grad_callback = lambda: got.append(problems["s"].module.row.grad.clone())  # type: ignore[method-assign]
-    for name in case.graph.order:
-        engine.execute(Action(name))
+    execute(engine, *map(Action, case.graph.order))
     solves = iter([identity, torch.linalg.solve])  # fine comes first, in reverse order of execution
     assert relative(got[0], case.expected(lambda h, v: next(solves)(h, v))) < 1e-8

@@ -2,33 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import get_args
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from mlorun.core.engine import Engine
 from mlorun.core.program.graph import ProblemGraph
-from mlorun.core.program.pure_steps import PURE_STEPS
 from mlorun.core.program.schedule import Action
+from mlorun.core.program.update import UpdateRule
 from mlorun.errors import ConfigError
-from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.estimator import Channel, Hypergradient
 from mlorun.hypergradient.estimators.evolution import Evolution
-from mlorun.hypergradient.inner_loop import Iterate
-from mlorun.hypergradient.level import Channel, Level
-from mlorun.hypergradient.trajectory import Step, Trajectory
+from mlorun.hypergradient.inner_loop import InnerLoop, Iterate, RecordedUpdate, Values
+from mlorun.hypergradient.level import Level, UpperLoss
+from mlorun.hypergradient.sweep import Carries
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, maml
 from mlorun.verify.suite import hypergradient, relative
+from tests.hypergradient.given import GivenProblem
+from tests.hypergradient.stepping import execute, swept
 
 LR, STEPS = 0.2, 2
 A = torch.tensor([[2.0, 0.5], [0.5, 1.0]], dtype=torch.float64)
 TARGET = torch.tensor([1.0, -1.0], dtype=torch.float64)
 LAM = torch.tensor([0.3, -0.4], dtype=torch.float64)
-OPTIONS = {"lr": LR, "momentum": 0, "weight_decay": 0, "maximize": False, "nesterov": False}
 
 
 def by_loss(lam: Tensor) -> tuple[Tensor, Tensor | None, dict[str, Tensor]]:
@@ -51,7 +53,7 @@ def descent_loss(theta: Tensor, pull: Tensor) -> Tensor:
     return theta @ A @ theta / 2 - pull @ theta
 
 
-def outer_loss(theta: Tensor) -> Tensor:
+def upper_loss(theta: Tensor) -> Tensor:
     return (theta - TARGET).square().sum() / 2
 
 
@@ -67,38 +69,43 @@ def end(lam: Tensor, acts: Acts) -> Tensor:
 def level(acts: Acts) -> Level:
     lam = LAM.clone().requires_grad_()
 
-    def loss(seen: object, values: Mapping[str, Vector]) -> Tensor:
+    def loss(values: Values) -> Tensor:
         return descent_loss(values["low"][0], acts(values["up"][0])[0])
 
-    def start(values: Mapping[str, Vector]) -> Vector | None:
+    def start(values: Values) -> Vector | None:
         given = acts(values["up"][0])[1]
         return None if given is None else (given,)
 
+    theta = nn.Parameter(end(LAM, acts))
+    rule = UpdateRule((theta,), torch.optim.SGD([theta], lr=LR), None, None)
     first = Iterate((torch.zeros(2),), ({},))
-    steps = [Step(None, (OPTIONS,), {}, first if t == 0 else None) for t in range(STEPS)]
-    theta = (end(LAM, acts),)
-    trajectory = Trajectory(
-        "low", steps, lam={"up": (lam,)}, whole=True, first=0, loss=loss,
-        update=PURE_STEPS[torch.optim.SGD], clip=None, start=start, learned=lambda values: acts(values["up"][0])[2],
-    )  # fmt: skip
-    return Level(
-        "low", theta, {"up": (lam,)}, lambda values: loss(None, {"up": (lam,), **values}),
-        decay=lambda: (0.0,), learning_rates=lambda: (LR,), momenta=lambda: (0.0,),
-        precondition=lambda theta, gradient, x: x,
-        outer=lambda theta, lam: outer_loss(theta[0]),
-        trajectory=lambda: trajectory,
-    )  # fmt: skip
+    updates = tuple(RecordedUpdate(None, rule.options(), {}, first if t == 0 else None) for t in range(STEPS))
+    problem = GivenProblem(
+        "low",
+        vectors.detach((theta,)),
+        rule,
+        loss,
+        lam={"up": (lam,)},
+        inner_loop=InnerLoop(updates, whole=True),
+        given_start=start,
+        given_options=lambda values: acts(values["up"][0])[2],
+    )
+    v = cotangent(problem.point)
+    return Level(problem, UpperLoss(lambda values: upper_loss(values["low"][0]), v, v))
+
+
+def cotangent(theta: Vector) -> Vector:
+    return (theta[0] - TARGET,)
 
 
 def blocks(acts: Acts, sigma: float, count: int, samples: int) -> Tensor:
     """The estimate of one call after another."""
-    estimate, carry, found = Evolution(samples, sigma, 0), None, []
+    estimate, carry, estimates = Evolution(samples, sigma, 0), None, []
     at = level(acts)
-    v = (at.theta[0] - TARGET,)
     for _ in range(count):
-        parts, carry = estimate(at, v, carry)
-        found.append(parts["up"][0])
-    return torch.stack(found)
+        parts, carry = estimate(at, cotangent(at.theta), carry)
+        estimates.append(parts["up"][0])
+    return torch.stack(estimates)
 
 
 @pytest.mark.parametrize(
@@ -108,10 +115,10 @@ def blocks(acts: Acts, sigma: float, count: int, samples: int) -> Tensor:
 )
 def test_the_mean_over_many_draws_is_within_three_sigma(acts: Acts, sigma: float, count: int) -> None:
     lam = LAM.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(outer_loss(end(lam, acts)), lam)
-    found = blocks(acts, sigma, count, samples=100)
-    error = found.std(dim=0) / count**0.5
-    assert ((found.mean(dim=0) - wanted).abs() < 3 * error).all()
+    (wanted,) = torch.autograd.grad(upper_loss(end(lam, acts)), lam)
+    estimates = blocks(acts, sigma, count, samples=100)
+    error = estimates.std(dim=0) / count**0.5
+    assert ((estimates.mean(dim=0) - wanted).abs() < 3 * error).all()
     assert (error < 0.1 * wanted.norm()).all(), "too noisy to tell anything"
 
 
@@ -121,7 +128,7 @@ def test_a_start_decided_above_is_perturbed_too() -> None:
 
 
 def test_every_way_of_acting_is_seen() -> None:
-    assert Evolution.sees == set(get_args(Channel))
+    assert Evolution.needs.channels == set(get_args(Channel))
 
 
 def engine_at(case: Case, made: Hypergradient) -> Engine:
@@ -129,21 +136,18 @@ def engine_at(case: Case, made: Hypergradient) -> Engine:
     engine = Engine(
         case.problems(lambda: made), case.graph, device=device, precision=Precision("fp32", device), train_iters=1
     )
-    for index in range(STEPS):
-        engine.execute(Action("low", starts=index == 0))
-    engine.recorder.peek("up")
+    execute(engine, *(Action("low", starts=index == 0) for index in range(STEPS)))
     return engine
 
 
 def test_a_call_is_decided_by_its_carry_and_moves_no_random_numbers() -> None:
     engine = engine_at(CASES["Q1 quadratic"](), Evolution(4, 0.1, 0))
-    pulls = {"low": torch.ones(5)}
     before = torch.get_rng_state()
 
-    def call(carries: dict[tuple[str, str], object]) -> Tensor:
-        return engine.adjoint.sweep("up", {k: (v,) for k, v in pulls.items()}, carries=carries)["low", "up"][0]
+    def call(carries: Carries) -> Tensor:
+        return swept(engine, "up", {"low": (torch.ones(5),)}, carries).edges["low", "up"][0]
 
-    first, again, later = call({}), call({}), call({("up", "low"): 1})
+    first, again, later = call({}), call({}), call({"low": 1})
     assert torch.equal(first, again)
     assert not torch.equal(first, later)
     assert torch.equal(before, torch.get_rng_state())
@@ -155,7 +159,7 @@ def test_an_option_out_of_bounds_is_refused_by_name(samples: int, sigma: float, 
         Evolution(samples, sigma, 0)
 
 
-def test_a_middle_problem_that_steers_a_lower_one_is_refused() -> None:
+def test_a_middle_problem_that_differentiates_through_a_lower_one_is_refused() -> None:
     rows = {name: torch.zeros(2) for name in ("top", "middle", "low")}
     case = Case(
         losses=dict.fromkeys(rows, lambda p: torch.stack([row.square().sum() for row in p.values()]).sum()),
@@ -163,12 +167,12 @@ def test_a_middle_problem_that_steers_a_lower_one_is_refused() -> None:
         graph=ProblemGraph.build(list(rows), {"top": ["middle"], "middle": ["low"]}),
         upper="top",
         direct=rows["top"],
-        pulls={},
+        cotangents={},
         hessians={},
         cross={},
     )
     device = torch.device("cpu")
-    with pytest.raises(ConfigError, match="middle steers low"):
+    with pytest.raises(ConfigError, match="middle differentiates through low itself"):
         Engine(
             case.problems(lambda: Evolution(1, 0.1, 0)),
             case.graph,

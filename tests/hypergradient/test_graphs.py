@@ -21,6 +21,7 @@ from mlorun.run import checkpoint
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, three_levels
 from mlorun.verify.suite import ENTRIES, LR, STEPS, hypergradient, relative, series
+from tests.hypergradient.stepping import execute, gradient_of_a_step
 
 CPU = torch.device("cpu")
 
@@ -54,7 +55,7 @@ def two_leaves() -> Case:
         graph=ProblemGraph.build(["up", "left", "right"], {"up": ["left", "right"]}),
         upper="up",
         direct=lam,
-        pulls={"left": mixed @ rows["right"] + 2 * rows["left"], "right": mixed.T @ rows["left"]},
+        cotangents={"left": mixed @ rows["right"] + 2 * rows["left"], "right": mixed.T @ rows["left"]},
         hessians=h,
         cross={name: {"up": b[name]} for name in h},
     )
@@ -75,7 +76,7 @@ def two_uppers() -> Case:
         graph=ProblemGraph.build(["up", "other", "low"], {"up": ["low"], "other": ["low"]}),
         upper="up",
         direct=torch.zeros(3),
-        pulls={"low": row - 1},
+        cotangents={"low": row - 1},
         hessians={"low": h},
         cross={"low": {"up": b}},
     )
@@ -103,10 +104,8 @@ def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> No
     cg = Implicit(ConjugateGradient(30, 0.0, 1e-14, False), ForwardOverReverse(), "after")
     engine = engine_of(case, {"fine": cg, "pre": Unrolled(None, "sqrt")})
     for name in ("pre", "fine"):
-        for index in range(STEPS):
-            engine.execute(Action(name, starts=index == 0))
-    upper = engine.problems["s"]
-    (got,) = engine.adjoint.gradient("s", upper.training_step(None))  # type: ignore[arg-type]
+        execute(engine, *(Action(name, starts=index == 0) for index in range(STEPS)))
+    (got,) = engine.gradient("s")
 
     theta = torch.linalg.solve(case.hessians["fine"], case.cotangents["fine"])
     v = -case.cross["fine"]["pre"] @ theta
@@ -123,13 +122,11 @@ def test_what_an_estimator_carries_is_part_of_the_checkpoint_and_comes_back(name
 
     def prepared() -> Engine:
         engine = engine_of(CASES["Q1 quadratic"](), {"low": estimate()})
-        engine.execute(Action("low", starts=True))
-        engine.recorder.peek("up")
+        execute(engine, Action("low", starts=True))
         return engine
 
     def gradient(engine: Engine) -> Tensor:
-        loss = engine.levels.outer_loss("up", {})
-        return engine.adjoint.gradient("up", loss)[0]
+        return gradient_of_a_step(engine, "up")[0]
 
     first = prepared()
     for _ in range(2):
@@ -137,7 +134,7 @@ def test_what_an_estimator_carries_is_part_of_the_checkpoint_and_comes_back(name
     file = tmp_path / "state.pt"
     checkpoint.save(file, first.state_dict())
     later = prepared()
-    later.adjoint.load_state_dict(checkpoint.load(file)["hypergradients"])
+    later.adjoint.load_state_dict(checkpoint.load(file)["adjoint"])
     assert torch.equal(gradient(first), gradient(later))
     if name in ("soba", "evolution", "f2sa"):
         assert not torch.equal(gradient(first), gradient(prepared())), "nothing was carried"

@@ -28,10 +28,13 @@ from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.neumann import Neumann
+from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.run.device import Precision
+from tests.hypergradient.stepping import execute
 
 ROWS, INPUTS, HIDDEN = 8, 3, 4
 CPU = torch.device("cpu")
@@ -108,7 +111,7 @@ class Program:
     def __init__(
         self,
         kind: str,
-        solve: Solve,
+        solve: Solver,
         cross: Cross,
         *,
         stop: str = "",
@@ -147,10 +150,9 @@ class Program:
 
     def gradient(self) -> Tensor:
         torch.manual_seed(7)
-        for part in range(self.parts):
-            self.engine.execute(Action("lower", updates=part == self.parts - 1))
+        execute(self.engine, *(Action("lower", updates=part == self.parts - 1) for part in range(self.parts)))
         self.lower.module.eval()
-        self.engine.execute(Action("upper"))
+        execute(self.engine, Action("upper"))
         return torch.cat([g.flatten() for g in self.upper.seen[-1]])
 
     def reference(self, solve: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
@@ -215,7 +217,7 @@ def truncated(h: Tensor, v: Tensor) -> Tensor:
     return sum(A * torch.linalg.matrix_power(eye - A * h, k) @ v for k in range(TERMS + 1))  # type: ignore[return-value]
 
 
-SOLVES: dict[str, tuple[Callable[[], Solve], Callable[[Tensor, Tensor], Tensor], float]] = {
+SOLVES: dict[str, tuple[Callable[[], Solver], Callable[[Tensor, Tensor], Tensor], float]] = {
     "t1t2": (lambda: Identity(1.0), identity, 1e-12),
     "neumann": (lambda: Neumann(TERMS, A), truncated, 1e-10),
     # the decay makes H positive definite, and has to be in H for this to pass
@@ -279,6 +281,10 @@ def test_accumulated_micro_batches_equal_one_batch(preset: str, parts: int) -> N
     assert relative(program.gradient(), reference) < 1e-8
 
 
+def level_of_lower(engine: Engine) -> Level:
+    return Level(engine.recorder.views.view("lower", ("upper",)))
+
+
 def everything(program: Program) -> list[Any]:
     """Bits of all that a hypergradient must leave alone."""
     modules = [program.lower.module, program.upper.module]
@@ -312,7 +318,7 @@ def test_a_hypergradient_leaves_every_bit_as_it_was_and_twice_is_the_same(kind: 
     for _ in range(2):
         x, y, _ = program.held_out
         loss = (program.lower.module(x) - y).square().mean()
-        results.append(program.engine.adjoint.gradient("upper", loss))
+        results.append(program.engine.adjoint.gradient("upper", loss).vector)
     assert same(before, everything(program))
     assert all(map(torch.equal, *results))
 
@@ -327,7 +333,7 @@ def test_a_pull_of_zero_gives_a_hypergradient_of_zero() -> None:
     for cross in CROSSES:
         program = Program("plain", Identity(1.0), cross)
         program.gradient()
-        level = program.engine.levels.level("lower", ("upper",))
+        level = level_of_lower(program.engine)
         zero = tuple(torch.zeros_like(t) for t in level.theta)
         assert all((part == 0).all() for part in cross(level, zero)["upper"])
 
@@ -335,7 +341,7 @@ def test_a_pull_of_zero_gives_a_hypergradient_of_zero() -> None:
 def test_a_hessian_product_is_the_hessian_times_the_vector() -> None:
     program = Program("dropout", Identity(1.0), ForwardOverReverse(), decay=2.0)
     program.gradient()
-    level = program.engine.levels.level("lower", ("upper",))
+    level = level_of_lower(program.engine)
     x = tuple(torch.randn_like(t) for t in level.theta)
     sizes = [t.numel() for t in level.theta]
 
@@ -393,7 +399,7 @@ class Through(nn.Module):
     ],
 )
 def test_a_kernel_without_the_derivative_gets_a_stand_in_and_a_line_in_the_log(
-    kernel: Any, solve: Solve, words: str, chosen: str, bound: float, caplog: pytest.LogCaptureFixture
+    kernel: Any, solve: Solver, words: str, chosen: str, bound: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     program = Program("plain", solve, ForwardOverReverse())
     plain = Program("plain", solve, ForwardOverReverse())
@@ -474,8 +480,8 @@ def test_tied_parameters_are_one_parameter_wherever_they_stand() -> None:
     engine = Engine(
         [program.upper, lower], program.engine.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1
     )
-    engine.execute(Action("lower"))
-    level = engine.levels.level("lower", ("upper",))
+    execute(engine, Action("lower"))
+    level = level_of_lower(engine)
     x = tuple(torch.randn_like(t) for t in level.theta)
     assert len(level.theta) == 1
     crosses = [torch.cat([t.flatten() for t in cross(level, x)["upper"]]) for cross in CROSSES]
@@ -507,8 +513,8 @@ def test_cross_entropy_of_a_detached_loss_is_exact_in_float32() -> None:
         engine = Engine(
             [program.upper, lower], program.engine.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=1
         )
-        engine.execute(Action("lower"))
-        level = engine.levels.level("lower", ("upper",))
+        execute(engine, Action("lower"))
+        level = level_of_lower(engine)
         torch.manual_seed(6)
         x = tuple(torch.randn_like(t) for t in level.theta)
         results.append(torch.cat([t.flatten() for t in cross(level, x)["upper"]]))

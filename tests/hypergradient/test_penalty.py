@@ -15,9 +15,11 @@ from mlorun.core.program.schedule import Action
 from mlorun.errors import ConfigError
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.penalty import BOME, F2SA, Copy
+from mlorun.hypergradient.sweep import Carries
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, Case, quadratic
 from mlorun.verify.suite import hypergradient, relative
+from tests.hypergradient.stepping import execute, swept
 
 CPU = torch.device("cpu")
 
@@ -46,13 +48,11 @@ def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) ->
 def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     case = quadratic()
     engine = engine_of(case, lambda: F2SA(10.0, 5.0, 1, 0.1))
-    engine.execute(Action("low", starts=True))
-    engine.execute(Action("up"))
-    first = engine.adjoint.carries["up", "low"]
+    execute(engine, Action("low", starts=True), Action("up"))
+    first = engine.adjoint.carries["up"]["low"]
     assert isinstance(first, Copy) and first.count == 1
-    engine.execute(Action("low"))
-    engine.execute(Action("up"))
-    second = engine.adjoint.carries["up", "low"]
+    execute(engine, Action("low"), Action("up"))
+    second = engine.adjoint.carries["up"]["low"]
     assert isinstance(second, Copy) and second.count == 2
     assert not torch.equal(first.y[0], second.y[0])
 
@@ -66,33 +66,33 @@ def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     direct, v = torch.autograd.grad(case.losses["up"](rows), (rows["up"], rows["low"]))
     problems = {problem.name: problem for problem in case.problems(lambda: F2SA(1e4, 0.0, 600, 0.3))}
     low = problems["low"]
-    low.optimizer = torch.optim.SGD(low.theta, lr=0.1, weight_decay=decay)
+    low.update.optimizer = torch.optim.SGD(low.theta, lr=0.1, weight_decay=decay)
     with torch.no_grad():
         low.theta[0].copy_(theta)
     precision = Precision("fp32", CPU)
     engine = Engine(list(problems.values()), case.graph, device=CPU, precision=precision, train_iters=1)
-    engine.execute(Action("low", starts=True))
-    engine.recorder.peek("up")
-    (found,) = engine.adjoint.gradient("up", problems["up"].training_step(None))
-    assert relative(found, direct - c @ torch.linalg.solve(decayed, v)) < 1e-3
-    assert relative(found, case.exact()) > 0.1
+    execute(engine, Action("low", starts=True))
+    (gradient,) = engine.gradient("up")
+    assert relative(gradient, direct - c @ torch.linalg.solve(decayed, v)) < 1e-3
+    assert relative(gradient, case.exact()) > 0.1
 
 
 @pytest.mark.parametrize("make", [lambda: F2SA(10.0, 1.0, 3, "lr"), lambda: BOME(0.5, 3, "lr")])
 def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: Callable[[], Hypergradient]) -> None:
     engine = engine_of(quadratic(), make)
-    engine.execute(Action("low", starts=True))
-    engine.recorder.peek("up")
+    execute(engine, Action("low", starts=True))
     everything = [t for problem in engine.problems.values() for t in problem.theta]
     before = [t.detach().clone() for t in everything]
 
-    def call(carries: dict[tuple[str, str], object]) -> Tensor:
-        return engine.adjoint.sweep("up", {"low": (torch.ones(5),)}, carries=carries)["low", "up"][0]
+    def call(carries: Carries) -> tuple[Tensor, Carries]:
+        result = swept(engine, "up", {"low": (torch.ones(5),)}, carries)
+        return result.edges["low", "up"][0], result.carries
 
-    kept: dict[tuple[str, str], object] = {}
-    first, again = call(kept), call({})
+    (first, kept), (again, _) = call({}), call({})
     assert torch.equal(first, again)
-    assert not torch.equal(call(kept), first)
+    later, _ = call(kept)
+    assert not torch.equal(later, first)
+    assert torch.equal(call(kept)[0], later), "the carry was changed in place"
     assert all(torch.equal(t, old) and t.grad is None for t, old in zip(everything, before, strict=True))
 
 
@@ -143,11 +143,9 @@ def test_a_whole_run_ends_at_the_bilevel_optimum(make: Callable[[], Hypergradien
     for group in engine.problems["up"].optimizer.param_groups:
         group["lr"] = 0.01
     for _ in range(400):
-        for index in range(5):
-            engine.execute(Action("low", starts=index == 0))
-        engine.execute(Action("up"))
-    found = next(engine.problems["up"].module.parameters()).detach()
-    assert relative(found, best) < bound < relative(case.points["up"], best)
+        execute(engine, *(Action("low", starts=index == 0) for index in range(5)), Action("up"))
+    reached = next(engine.problems["up"].module.parameters()).detach()
+    assert relative(reached, best) < bound < relative(case.points["up"], best)
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,8 @@ from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.reinforce import Reinforce
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.run.device import Precision
-from mlorun.verify.oracles import Point
+from mlorun.verify.oracles import Row
+from tests.hypergradient.stepping import execute, swept
 
 CPU = torch.device("cpu")
 GATES, LR, TARGET = 3, 0.5, 1.0
@@ -50,10 +51,10 @@ class Policy(Problem):
 
 def program(estimate: Hypergradient) -> Engine:
     logits = torch.tensor([0.3, -0.2, 0.1])
-    policy = Policy(name="policy", module=Point(logits), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
+    policy = Policy(name="policy", module=Row(logits), optimizer=lambda p: torch.optim.SGD(p, lr=0.0))
     lower = Gated(
         name="lower",
-        module=Point(torch.zeros(1)),
+        module=Row(torch.zeros(1)),
         optimizer=lambda p: torch.optim.SGD(p, lr=LR),
         hypergradient=estimate,
     )
@@ -63,15 +64,14 @@ def program(estimate: Hypergradient) -> Engine:
 
 def gradients(estimate: Hypergradient, count: int) -> Tensor:
     engine = program(estimate)
-    found: list[Tensor] = []
+    taken: list[Tensor] = []
     policy, lower = engine.problems["policy"], engine.problems["lower"]
-    policy.grad_callback = lambda: found.append(policy.module.row.grad.clone())  # type: ignore[method-assign]
+    policy.grad_callback = lambda: taken.append(policy.module.row.grad.clone())  # type: ignore[method-assign]
     for _ in range(count):
         with torch.no_grad():
             lower.module.row.zero_()
-        engine.execute(Action("lower", starts=True))
-        engine.execute(Action("policy"))
-    return torch.stack(found)
+        execute(engine, Action("lower", starts=True), Action("policy"))
+    return torch.stack(taken)
 
 
 def expectation(logits: Tensor) -> Tensor:
@@ -89,9 +89,9 @@ def expectation(logits: Tensor) -> Tensor:
 def test_the_mean_over_many_draws_is_the_enumerated_gradient_within_three_sigma(baseline: str) -> None:
     logits = torch.tensor([0.3, -0.2, 0.1], requires_grad=True)
     (wanted,) = torch.autograd.grad(expectation(logits), logits)
-    found = gradients(Reinforce(baseline, 0.9), 4000)  # type: ignore[arg-type]
-    sigma = found.std(dim=0) / len(found) ** 0.5
-    assert ((found.mean(dim=0) - wanted).abs() < 3 * sigma).all()
+    taken = gradients(Reinforce(baseline, 0.9), 4000)  # type: ignore[arg-type]
+    sigma = taken.std(dim=0) / len(taken) ** 0.5
+    assert ((taken.mean(dim=0) - wanted).abs() < 3 * sigma).all()
     assert (wanted.abs() > 2 * sigma).any(), "too noisy to tell anything"
 
 
@@ -106,15 +106,14 @@ def test_the_first_call_has_no_baseline_and_later_ones_the_average_of_earlier_re
     (row,) = engine.problems["lower"].theta
     with torch.no_grad():
         row.fill_(0.3)  # from 0 the target can be met, and a reward of 0 shows nothing
-    engine.execute(Action("lower", starts=True))
-    engine.recorder.peek("policy")
+    execute(engine, Action("lower", starts=True))
     before, theta = torch.get_rng_state(), row.detach().clone()
     reward = (theta - TARGET).square().sum()
 
     def call(mean: Tensor | None) -> tuple[Tensor, Tensor]:
-        carries = {} if mean is None else {("policy", "lower"): mean}
-        parts = engine.adjoint.sweep("policy", {"lower": (2 * (theta - TARGET),)}, carries=carries)
-        return parts["lower", "policy"][0], carries["policy", "lower"]
+        carries = {} if mean is None else {"lower": mean}
+        result = swept(engine, "policy", {"lower": (2 * (theta - TARGET),)}, carries)
+        return result.edges["lower", "policy"][0], result.carries["lower"]
 
     first, mean = call(None)
     assert torch.equal(mean, reward)
@@ -147,10 +146,10 @@ class Chooser(Problem):
 
 
 def test_a_policy_learns_to_draw_the_good_option() -> None:
-    policy = Policy(name="policy", module=Point(torch.zeros(3)), optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
+    policy = Policy(name="policy", module=Row(torch.zeros(3)), optimizer=lambda p: torch.optim.SGD(p, lr=0.5))
     lower = Chooser(
         name="lower",
-        module=Point(torch.zeros(1)),
+        module=Row(torch.zeros(1)),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.5),
         hypergradient=Reinforce("average", 0.9),
         update_schedule=UpdateSchedule(unroll_steps=3),

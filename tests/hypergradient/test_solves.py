@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
-from mlorun.hypergradient.updates import precondition
 from torch import Tensor, nn
 from torch.optim import SGD, Adagrad, Adam, AdamW, Muon, Optimizer, RMSprop
 
@@ -17,7 +16,8 @@ from mlorun.core.adjoint import Adjoint
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.pure_steps import pure_step_of
-from mlorun.core.replay.functional import World
+from mlorun.core.program.update import UpdateRule
+from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recorder import Recorder
 from mlorun.errors import ConfigError, RunError
 from mlorun.hypergradient import vectors
@@ -32,9 +32,11 @@ from mlorun.hypergradient.solvers.indefinite import Minres, NormalConjugateGradi
 from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.hypergradient.solvers.nystrom import Nystrom
 from mlorun.hypergradient.solvers.sama import Sama
+from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.solvers.spectrum import largest_eigenvalue, start_vector
 from mlorun.hypergradient.solvers.warm_step import WarmStep
 from mlorun.hypergradient.vectors import Vector
+from tests.hypergradient.given import GivenProblem
 
 SIZES = (2, 3)  # a level's parameters: two tensors, P = 5 entries
 P = sum(SIZES)
@@ -70,22 +72,15 @@ def level_of(
 ) -> Level:
     """A level whose loss is a function of one row of P parameters."""
     at = split(torch.zeros(P) if theta is None else theta)
-    parameters = () if optimizer is None else [p for group in optimizer.param_groups for p in group["params"]]
+    if optimizer is None:
+        optimizer = SGD([nn.Parameter(t) for t in at], lr=LR, momentum=momentum, weight_decay=decay)
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    problem = GivenProblem("lower", at, rule(optimizer, parameters), lambda values: loss(torch.cat(values["lower"])))
+    return Level(problem)
 
-    def precondition_(theta: Vector, gradient: Vector, x: Vector) -> Vector:
-        assert optimizer is not None
-        return precondition(optimizer, parameters, theta, gradient, x)
 
-    return Level(
-        "lower",
-        at,
-        {},
-        lambda values: loss(torch.cat(values["lower"])),
-        decay=lambda: (decay,) * len(at),
-        learning_rates=lambda: (LR,) * len(at),
-        momenta=lambda: (momentum,) * len(at),
-        precondition=precondition_,
-    )
+def rule(optimizer: Optimizer, parameters: Sequence[nn.Parameter]) -> UpdateRule:
+    return UpdateRule(tuple(parameters), optimizer, None, None)
 
 
 def quadratic(matrix: Tensor, **options: Any) -> Level:
@@ -97,7 +92,7 @@ def curved(theta: Tensor) -> Tensor:
     return torch.logsumexp(theta * torch.arange(1.0, P + 1), 0) + (theta**4).sum() + theta @ theta / 2
 
 
-def solved(solve: Solve, level: Level, v: Tensor, carry: Any = None) -> Tensor:
+def solved(solve: Solver, level: Level, v: Tensor, carry: Any = None) -> Tensor:
     return vectors.flat(solve(level, split(v), carry)[0])
 
 
@@ -175,11 +170,11 @@ def test_nystrom_draws_by_its_seed_and_its_call_and_leaves_the_random_numbers_al
 
 # minres and normal_cg
 
-INDEFINITE: tuple[Solve, ...] = (Minres(P, 0.0, 0.0), NormalConjugateGradient(2 * P, 0.0, 0.0))
+INDEFINITE: tuple[Solver, ...] = (Minres(P, 0.0, 0.0), NormalConjugateGradient(2 * P, 0.0, 0.0))
 
 
 @pytest.mark.parametrize("solve", INDEFINITE, ids=lambda solve: type(solve).__name__)
-def test_an_indefinite_hessian_is_solved_exactly_where_cg_stops(solve: Solve) -> None:
+def test_an_indefinite_hessian_is_solved_exactly_where_cg_stops(solve: Solver) -> None:
     matrix, v = indefinite(), torch.randn(P)
     exact = torch.linalg.solve(matrix, v)
     assert error(solved(solve, quadratic(matrix), v), exact) < 1e-8
@@ -196,7 +191,7 @@ def test_more_iterations_than_needed_do_no_harm(kind: type[Minres] | type[Normal
 
 
 @pytest.mark.parametrize("solve", INDEFINITE, ids=lambda solve: type(solve).__name__)
-def test_the_residual_never_grows(solve: Solve) -> None:
+def test_the_residual_never_grows(solve: Solver) -> None:
     matrix, v = indefinite(), torch.randn(P)
     lengths = []
     for iterations in range(1, P + 1):
@@ -387,7 +382,7 @@ def test_the_preconditioner_is_the_jacobian_of_the_functional_step(
 
     jacobian = torch.autograd.functional.jacobian(step, gradient)  # type: ignore[no-untyped-call]
     assert torch.equal(jacobian, torch.diag(jacobian.diagonal()))
-    (got,) = precondition(optimizer, [parameter], (theta,), (gradient,), (x,))
+    (got,) = rule(optimizer, [parameter]).precondition((theta,), (gradient,), (x,))
     assert float((got + jacobian @ x).norm()) < 1e-12 * max(float(got.norm()), 0.1)
 
 
@@ -408,7 +403,7 @@ def test_the_preconditioner_is_the_difference_quotient_of_the_real_optimizer(
         real.step()
         return fresh.detach()
 
-    (got,) = precondition(optimizer, [parameter], (theta,), (gradient,), (x,))
+    (got,) = rule(optimizer, [parameter]).precondition((theta,), (gradient,), (x,))
     quotient = (step(gradient - 1e-6 * x) - step(gradient + 1e-6 * x)) / 2e-6
     assert float((got - quotient).norm()) < 1e-6 * max(float(got.norm()), 0.1)
 
@@ -472,7 +467,7 @@ def test_an_optimizer_without_a_registered_step_is_refused_and_never_taken_for_s
 def test_a_parameter_that_the_optimizer_does_not_hold_is_not_preconditioned() -> None:
     held, other = nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(2))
     ones = (torch.ones(2), torch.ones(2))
-    got = precondition(SGD([held], lr=0.1), [held, other], (held.detach(), other.detach()), ones, ones)
+    got = rule(SGD([held], lr=0.1), [held, other]).precondition((held.detach(), other.detach()), ones, ones)
     assert torch.equal(got[0], torch.full((2,), 0.1))
     assert not got[1].any()
 
@@ -498,7 +493,7 @@ def test_a_parameter_that_the_optimizer_does_not_hold_is_not_preconditioned() ->
         (lambda: Identity("sgd"), "scale"),  # type: ignore[arg-type]
     ],
 )
-def test_an_option_out_of_bounds_is_refused_by_name(build: Callable[[], Solve], option: str) -> None:
+def test_an_option_out_of_bounds_is_refused_by_name(build: Callable[[], Solver], option: str) -> None:
     with pytest.raises(ConfigError, match=option) as raised:
         build()
     assert raised.value.where == option
@@ -554,7 +549,7 @@ class Upper(Problem):
 class Chain:
     """dF/dlam = C X_A N X_M (phi - t), X the solve's idea of the inverse of A and of M."""
 
-    def __init__(self, solve: Callable[[], Solve], a: Tensor, m: Tensor, momentum: float = 0.0) -> None:
+    def __init__(self, solve: Callable[[], Solver], a: Tensor, m: Tensor, momentum: float = 0.0) -> None:
         self.a, self.m, self.c, self.n, target = a, m, torch.randn(3, P), torch.randn(P, P), torch.randn(P)
         lam = torch.randn(3)
         theta = -torch.linalg.solve(a, self.c.T @ lam)
@@ -580,27 +575,26 @@ class Chain:
         lower.matrix, lower.mixed, middle.matrix, middle.mixed, upper.target = a, self.c, m, self.n, target
         self.problems: dict[str, Problem] = {"lower": lower, "middle": middle, "upper": upper}
         for problem in self.problems.values():
-            problem.meet(self.problems)
+            problem.bind_peers(self.problems)
         graph = ProblemGraph.build(
             list(self.problems), {"upper": ["lower"]}, {"lower": ["middle"], "middle": ["upper"]}
         )
-        world = World(self.problems, torch.device("cpu"))
-        recorder = Recorder(world, graph)
+        recorder = Recorder(FunctionalProgram(self.problems, torch.device("cpu")), graph)
         for problem in (lower, middle):
-            recorder.see(problem.name, None)
+            recorder.before_loss(problem.name, None, None)
             recorder.before_update(problem)
-        self.adjoint = Adjoint(self.problems, graph, recorder.levels, world.replay)
+        self.adjoint = Adjoint(graph, recorder.views)
 
     def gradient(self) -> Tensor:
         upper = self.problems["upper"]
-        return vectors.flat(self.adjoint.gradient("upper", upper.training_step(None)))  # type: ignore[arg-type]
+        return vectors.flat(self.adjoint.gradient("upper", upper.training_step(None)).vector)  # type: ignore[arg-type]
 
     def expected(self, inverse: Callable[[Tensor], Tensor] = torch.linalg.inv) -> Tensor:
         gradient: Tensor = self.c @ inverse(self.a) @ self.n @ inverse(self.m) @ self.v
         return gradient
 
 
-CONVERGED: dict[str, tuple[Callable[[], Solve], float]] = {
+CONVERGED: dict[str, tuple[Callable[[], Solver], float]] = {
     "exact": (lambda: Exact(0.0, P), 1e-10),
     "nystrom": (lambda: Nystrom(P, 1e-7, 0), 2e-6),
     "minres": (lambda: Minres(P, 0.0, 0.0), 1e-8),
@@ -613,7 +607,7 @@ CONVERGED: dict[str, tuple[Callable[[], Solve], float]] = {
 
 
 @pytest.mark.parametrize(("solve", "bound"), CONVERGED.values(), ids=CONVERGED.keys())
-def test_a_converging_solve_is_exact_through_three_levels(solve: Callable[[], Solve], bound: float) -> None:
+def test_a_converging_solve_is_exact_through_three_levels(solve: Callable[[], Solver], bound: float) -> None:
     chain = Chain(solve, definite(), definite(), momentum=0.5)
     got = chain.gradient()
     assert error(got, chain.expected()) < bound
@@ -638,7 +632,7 @@ def test_soba_converges_to_exact_through_three_levels() -> None:
 
 
 @pytest.mark.parametrize("solve", [Sama, lambda: Identity("lr")], ids=["sama", "identity"])
-def test_sama_and_identity_multiply_by_lr_through_three_levels(solve: Callable[[], Solve]) -> None:
+def test_sama_and_identity_multiply_by_lr_through_three_levels(solve: Callable[[], Solver]) -> None:
     chain = Chain(solve, definite(), definite(), momentum=0.0)
     assert error(chain.gradient(), chain.expected(lambda matrix: LR * torch.eye(P))) < 1e-12
 

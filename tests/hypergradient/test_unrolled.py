@@ -15,7 +15,7 @@ from mlorun.core.engine import Engine
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.pure_steps import PURE_STEPS
-from mlorun.core.program.schedule import UpdateSchedule
+from mlorun.core.program.schedule import Action, UpdateSchedule
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
@@ -25,10 +25,12 @@ from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.estimators.update_map import UpdateMap
 from mlorun.hypergradient.inner_loop import Iterate
+from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.run.device import Precision
 from mlorun.verify.oracles import CASES, maml
 from mlorun.verify.suite import hypergradient, relative, series
+from tests.hypergradient.stepping import execute
 
 CPU = torch.device("cpu")
 T, ROWS, INPUTS = 4, 6, 3
@@ -125,6 +127,10 @@ class Program:
         self.engine.run()
         return got[0]
 
+    def inner_loop(self) -> list[Action]:
+        """What the plan lets the lower problem do before the upper one steps."""
+        return [action for step in range(T) for action in self.engine.plan.at(step) if action.problem == "lower"]
+
     def quotient(self, h: float = 1e-5) -> Tensor:
         """The difference quotient of F over whole reruns of torch's own optimizer: no code of the estimators."""
         rows = []
@@ -154,9 +160,8 @@ class Program:
         fresh.engine.probe()
         fresh.upper.training_step = watched  # type: ignore[method-assign]
         torch.manual_seed(7)
-        for step in range(T * self.accumulation):
-            for action in fresh.engine.plan.at(step):
-                fresh.engine.execute(action)
+        for _ in fresh.engine.steps():
+            pass
         return seen[0]
 
     def fresh(self) -> Program:
@@ -292,22 +297,15 @@ def test_one_step_maml_on_a_quadratic_is_its_closed_form(make: Callable[[], Hype
 def test_a_call_leaves_no_trace_and_a_second_one_gives_the_same_bits(estimate: Hypergradient) -> None:
     program = program_of(**VARIANTS["dropout and batch norm"])(estimate)
     program.engine.probe()
-    for step in range(T):
-        for action in program.engine.plan.at(step):
-            if action.problem == "lower":
-                program.engine.execute(action)
+    execute(program.engine, *program.inner_loop())
 
     def everything() -> list[Tensor]:
         body = program.lower.module
         state = [t.clone() for s in program.lower.optimizer.state.values() for t in s.values() if t is not None]
         return [*(t.detach().clone() for t in (*body.parameters(), *body.buffers())), *state, torch.get_rng_state()]
 
-    program.engine.recorder.peek("upper")
     before = everything()
-    gradients = []
-    for _ in range(2):
-        loss = program.engine.levels.outer_loss("upper", {})
-        gradients.append(program.engine.adjoint.gradient("upper", loss)[0])
+    gradients = [program.engine.gradient("upper")[0] for _ in range(2)]
     assert torch.equal(*gradients)
     assert all(torch.equal(a, b) for a, b in zip(before, everything(), strict=True))
 
@@ -403,15 +401,11 @@ def test_the_fixed_point_of_an_update_is_its_last_step_differentiated_again_and_
     """Against the dense Jacobian of the recorded update, over parameters and optimizer state."""
     iterations = 3
     program = program_of(optimizer=OPTIMIZERS[name])(UpdateMap(iterations))
-    for step in range(T):
-        for action in program.engine.plan.at(step):
-            if action.problem == "lower":
-                program.engine.execute(action)
-    levels = program.engine.levels
-    trajectory = levels.trajectory("lower", ("upper",))
+    execute(program.engine, *program.inner_loop())
+    view = program.engine.recorder.views.view("lower", ("upper",))
+    trajectory = view.trajectory()
     last = len(trajectory) - 1
-    at = trajectory.steps[last].iterate
-    assert at is not None
+    at = trajectory.recorded_iterate(last)
     v = tuple(torch.randn_like(t) for t in at.theta)
     keys = [(i, k) for i, entry in enumerate(at.state) for k in entry if k != "step"]
     flat = [*at.theta, *(at.state[i][k] for i, k in keys)]
@@ -434,5 +428,5 @@ def test_the_fixed_point_of_an_update_is_its_last_step_differentiated_again_and_
     total = torch.zeros_like(p)
     for _ in range(iterations + 1):
         total, p = total + p, on_z.T @ p
-    found, _ = UpdateMap(iterations)(levels.level("lower", ("upper",)), v, None)
-    assert relative(found["upper"][0], on_weights.T @ total) < 1e-10
+    parts, _ = UpdateMap(iterations)(Level(view), v, None)
+    assert relative(parts["upper"][0], on_weights.T @ total) < 1e-10

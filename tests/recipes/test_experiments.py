@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.optim import lr_scheduler
 
 import mlorun
 from mlorun.cli import main
@@ -96,7 +97,11 @@ def test_every_hypergradient_moves_the_weight_net(preset: str) -> None:
 
 @pytest.mark.parametrize("option", ["adam", "adamw", "rmsprop", "adagrad", "sgd"])
 def test_every_optimizer_trains_the_classifier(option: str) -> None:
-    assert main(["experiment=mwn_digits", "engine.train_iters=5", f"classifier.optimizer={option}"]) == 0
+    overrides = ["experiment=mwn_digits", "engine.train_iters=60", f"classifier.optimizer={option}"]
+    engine = mlorun.build(mlorun.compose(overrides))
+    before = engine.evaluate()["test/loss"]
+    engine.run()
+    assert engine.evaluate()["test/loss"] < 0.9 * before
 
 
 def test_muon_trains_matrices_and_says_what_it_cannot_train(capsys: pytest.CaptureFixture[str]) -> None:
@@ -109,8 +114,34 @@ def test_muon_trains_matrices_and_says_what_it_cannot_train(capsys: pytest.Captu
 @pytest.mark.parametrize(
     "option", ["multi_step", "step", "cosine", "one_cycle", "linear_warmup", "reduce_on_plateau", "none"]
 )
-def test_every_scheduler_steps(option: str) -> None:
-    assert main(["experiment=mwn_digits", "engine.train_iters=5", f"classifier.scheduler={option}"]) == 0
+def test_every_scheduler_gives_the_learning_rates_that_torch_gives(option: str) -> None:
+    overrides = ["experiment=mwn_digits", "engine.train_iters=5", f"classifier.scheduler={option}"]
+    if option == "multi_step":
+        overrides.append("classifier.scheduler.milestones=[2,4]")
+    if option == "step":
+        overrides.append("classifier.scheduler.step_size=2")
+    engine = mlorun.build(mlorun.compose(overrides))
+    classifier = engine.problems["classifier"]
+    plain = torch.optim.SGD([torch.nn.Parameter(torch.zeros(()))], lr=0.1, momentum=0.9)
+    reference: Any = {
+        "multi_step": lambda: lr_scheduler.MultiStepLR(plain, [2, 4], gamma=0.1),
+        "step": lambda: lr_scheduler.StepLR(plain, 2, gamma=0.1),
+        "cosine": lambda: lr_scheduler.CosineAnnealingLR(plain, 5),
+        "one_cycle": lambda: lr_scheduler.OneCycleLR(plain, 0.1, total_steps=5),
+        "linear_warmup": lambda: lr_scheduler.LinearLR(plain, 0.01, total_iters=100),
+        "reduce_on_plateau": lambda: lr_scheduler.ReduceLROnPlateau(plain, patience=100),
+        "none": lambda: None,
+    }[option]()
+    rates, expected = [], []
+    for step in engine.steps():
+        rates.append(classifier.optimizer.param_groups[0]["lr"])
+        plain.step()
+        if reference is not None and step < 5:
+            reference.step(*[0.0] * (option == "reduce_on_plateau"))
+        expected.append(plain.param_groups[0]["lr"])
+    assert rates[:4] == pytest.approx(expected[:4])
+    assert len(set(rates[:4])) > 1 or option in ("reduce_on_plateau", "none")
+    assert classifier.scheduler is None or classifier.scheduler.last_epoch == 5
 
 
 def test_every_image_module_takes_images_of_28_by_28() -> None:

@@ -6,6 +6,8 @@ import random
 from collections.abc import Mapping
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Plan, UpdateSchedule
@@ -24,7 +26,7 @@ GRAPHS = {
 
 
 class Interpreter:
-    """The rules, told as recursion with counters and flags: who steps when. Says "name", "name'" for a micro-batch
+    """The rules, written as recursion with counters and flags: who steps when. Gives "name", "name'" for a micro-batch
     that ends without an optimizer step, and "<name" for a return to the start of an inner loop."""
 
     def __init__(self, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> None:
@@ -33,14 +35,14 @@ class Interpreter:
         self.updates = dict.fromkeys(graph.names, 0)
         self.ready = {(low, up): False for up in graph.names for low in graph.lowers[up]}
         self.inner: dict[str, list[str]] = {name: [] for name in graph.names}
-        self.said: list[str] = []
+        self.words: list[str] = []
 
     def global_step(self) -> list[str]:
-        self.said = []
+        self.words = []
         for name in self.graph.names:
             if not self.graph.lowers[name]:
                 self.step(name)
-        return self.said
+        return self.words
 
     def step(self, name: str) -> None:
         schedule = self.schedules[name]
@@ -48,7 +50,7 @@ class Interpreter:
         self.batches[name] += 1
         boundary = self.batches[name] % schedule.gradient_accumulation == 0
         word = name if boundary else name + "'"
-        self.said.append(word)
+        self.words.append(word)
         if warm:
             self.inner[name].append(word)
         if not boundary:
@@ -68,7 +70,7 @@ class Interpreter:
         for low in self.graph.names:
             if any(low in self.graph.lowers[up] for up in due):
                 if self.schedules[low].roll_back:
-                    self.said += [f"<{low}", *self.inner[low]]
+                    self.words += [f"<{low}", *self.inner[low]]
                 self.inner[low] = []
 
 
@@ -103,6 +105,37 @@ def test_the_plan_is_what_the_rules_say(shape: str, seed: int) -> None:
     plan = Plan.simulate(graph, schedules)
     rules = Interpreter(graph, schedules)
     for step in range(150):
+        assert spelled(plan, step) == rules.global_step(), f"global step {step} of {schedules}"
+
+
+@st.composite
+def programs(draw: st.DrawFn) -> tuple[ProblemGraph, dict[str, UpdateSchedule]]:
+    """Any small directed acyclic graph, and any update schedules on it."""
+    names = [f"p{index}" for index in range(draw(st.integers(1, 5)))]
+    l2u = {
+        low: [up for up in names[index + 1 :] if draw(st.booleans())]
+        for index, low in enumerate(names)
+        if names[index:]
+    }
+    graph = ProblemGraph.build(draw(st.permutations(names)), {}, l2u)
+    schedules = {
+        name: UpdateSchedule(
+            unroll_steps=draw(st.integers(1, 3)),
+            warmup_steps=draw(st.integers(0, 3)),
+            gradient_accumulation=draw(st.integers(1, 2)),
+            roll_back=bool(graph.uppers[name]) and draw(st.booleans()),
+        )
+        for name in names
+    }
+    return graph, schedules
+
+
+@given(programs())
+@settings(max_examples=60, deadline=None, derandomize=True)
+def test_the_plan_of_any_program_is_what_the_rules_say(program: tuple[ProblemGraph, dict[str, UpdateSchedule]]) -> None:
+    graph, schedules = program
+    plan, rules = Plan.simulate(graph, schedules), Interpreter(graph, schedules)
+    for step in range(60):
         assert spelled(plan, step) == rules.global_step(), f"global step {step} of {schedules}"
 
 
