@@ -1,4 +1,4 @@
-"""The command line as a person meets it: help, verbs, one screen for each mistake and nothing left behind, sweeps."""
+"""The command line as a person meets it: help, verbs, failures, sweeps. Mistakes have tests/test_screens.py."""
 
 from __future__ import annotations
 
@@ -31,70 +31,6 @@ def test_every_verb_has_a_help_of_its_own(verb: str, capsys: pytest.CaptureFixtu
     assert main([verb, "--help"]) == 0
     said = capsys.readouterr().out
     assert f"mlorun {verb}" in said and "Three to start with" not in said
-
-
-@pytest.mark.parametrize(
-    ("words", "told"),
-    [
-        (["experiment=mwn_digits", "classifier.hypergradient=exact"], "classifier has 7510 parameters"),
-        (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
-        (
-            ["experiment=mwn_digits", "classifier.hypergradient=cg", "classifier.hypergradient.solve.iterations=-3"],
-            "problems.classifier.hypergradient.solve.iterations",
-        ),
-        (
-            ["experiment=mwn_digits", "classifier.hypergradient=darts", "classifier.hypergradient.radius=1"],
-            "did you mean cross.radius?",
-        ),
-        (["shwo"], "did you mean show"),
-        (["experiment=mwn_digit"], "did you mean mwn_digits"),
-        (["experiment=mwn_digits", "classifier.hypergradient=neuman"], "did you mean neumann"),
-        (["experiment=mwn_digits", "classifier.optimizer=sdg"], "did you mean sgd"),
-        (["experiment=mwn_digits", "engine.train_iter=3"], "train_iters"),
-        (["experiment=mwn_digits", "classifer.optimizer.lr=3"], "classifier"),
-        (["experiment=mwn_digits", "classifier.optimizer.lrr=3"], "did you mean lr"),
-        (["experiment=mwn_digits", "+classifier.module.siezs=3"], "did you mean sizes"),
-        (["experiment=mwn_digits", "classifier.batch_size=many"], "problems.classifier.batch_size"),
-        (["experiment=mwn_digits", "classifier.optimizer.lr=fast"], "problems.classifier.optimizer.lr"),
-        (["experiment=mwn_digits", "classifier.optimizer.lr=-1"], "problems.classifier.optimizer"),
-        (["experiment=mwn_digits", "classifier.split=trian"], "did you mean train"),
-        (["experiment=mwn_digits", "classifier.batch_size=100000"], "larger than its split"),
-        (["experiment=mwn_digits", "device=cuda:77"], "device"),
-        (["experiment=mwn_digits", "device=gpu"], "not a device"),
-        (["experiment=mwn_digits", "precision=fp8"], "did you mean fp"),
-        (["experiment=mwn_digits", "dependencies.u2l={rewieght:[classifier]}"], "did you mean reweight"),
-        (["experiment=mwn_digits", "+dependencies.l2u={classifier:[reweight],reweight:[classifier]}"], "cycle"),
-        (["experiment=mwn_mnist", "data.root=nowhere"], "mwn_digits needs no files"),
-        (["experiment=mwn_digits", "seed=[1"], "seed=[1"),
-        (["seed=3"], "experiment"),
-    ],
-)
-def test_a_mistake_gets_one_screen_and_leaves_nothing(
-    words: list[str], told: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(words) == 2
-    said = capsys.readouterr()
-    assert told in said.err
-    assert said.err.startswith("error: ")
-    assert "Traceback" not in said.err + said.out
-    assert said.out == ""
-    assert not list(Path().iterdir())
-
-
-def test_broken_yaml_is_told_by_file_line_and_column(capsys: pytest.CaptureFixture[str]) -> None:
-    file = Path("configs/experiment/broken.yaml")
-    file.parent.mkdir(parents=True)
-    file.write_text("# @package _global_\nname: [one,\nseed: 1\n")
-    assert main(["experiment=broken"]) == 2
-    assert "broken.yaml, line 4, column" in capsys.readouterr().err
-    assert not Path("runs").exists()
-
-
-def test_an_edge_that_no_loss_reads_is_refused_before_there_is_a_run_folder(capsys: pytest.CaptureFixture[str]) -> None:
-    plain = "problems.classifier._target_=mlorun.recipes.classification.Classifier"
-    assert main([*RUN, plain]) == 2
-    assert "Classifier.training_step never reads self.reweight" in capsys.readouterr().err
-    assert not Path("runs").exists()
 
 
 def test_a_recipe_that_fails_ends_with_1_and_the_traceback_in_the_log(capsys: pytest.CaptureFixture[str]) -> None:

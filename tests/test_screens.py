@@ -84,7 +84,8 @@ def test_a_mistake_gets_the_screen_that_was_agreed_on(
         file.write_text(got, encoding="utf-8")
     else:
         assert got == agreed, "if the new screen is the better one: python -m tests.test_screens"
-    assert not (empty_folder / "runs").exists()
+    left = {str(path.relative_to(empty_folder)) for path in empty_folder.rglob("*") if path.is_file()}
+    assert {path for path in left if "__pycache__" not in path} == set(FILES.get(name, {})), "a mistake leaves nothing"
 
 
 def test_every_screen_is_short_and_no_file_is_left_over() -> None:

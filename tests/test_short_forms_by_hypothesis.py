@@ -59,6 +59,13 @@ placed_groups = st.builds(
     choices,
     st.lists(words, max_size=2).map(lambda options: "".join(f",{option}" for option in options)),
 )
+# a mapping in place of an option is a value
+placed_values = st.builds(
+    lambda prefix, group, value: (f"{prefix}classifier.{group}={value}", f"problems.classifier.{group}={value}"),
+    st.sampled_from(["", "problems."]),
+    st.sampled_from(PLACED_GROUPS),
+    st.sampled_from(["{}", "{a:1}"]),
+)
 hydras_own = st.one_of(
     st.builds(lambda sign, key, value: f"{sign}{key}={value}", signs, st.sampled_from(OWN_KEYS), values),
     st.builds(
@@ -74,9 +81,9 @@ hydras_own = st.one_of(
     st.sampled_from(["-m", "--multirun", "--info", "--cfg", "job", "-cd=my.folder", "--config-dir=some.folder"]),
     keys.map(lambda key: f"nobody.{key}=1"),  # no problem of this experiment; Hydra says that there is no such key
 )
-arguments = st.one_of(short_keys, deleted_keys, placed_groups, hydras_own.map(lambda text: (text, text)))
+arguments = st.one_of(short_keys, deleted_keys, placed_groups, placed_values, hydras_own.map(lambda text: (text, text)))
 # an example composes the experiment, a tenth of a second: few examples, of many arguments each, and none made smaller
-few = settings(max_examples=10, phases=[Phase.generate])
+few = settings(max_examples=8, phases=[Phase.generate])
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -107,7 +114,7 @@ def test_writing_out_twice_is_writing_out_once(typed: list[str]) -> None:
 
 
 @few
-@given(st.lists(st.one_of(short_keys, deleted_keys, placed_groups), min_size=4, max_size=12))
+@given(st.lists(st.one_of(short_keys, deleted_keys, placed_groups, placed_values), min_size=4, max_size=12))
 def test_for_hydra_the_kind_and_the_value_of_an_override_stay_the_same(pairs: list[tuple[str, str]]) -> None:
     typed = [text for text, _ in pairs]
     parser = OverridesParser.create()
@@ -117,7 +124,8 @@ def test_for_hydra_the_kind_and_the_value_of_an_override_stay_the_same(pairs: li
         assert (before.type, before.value_type, before._value) == (after.type, after.value_type, after._value)
 
 
-@given(st.lists(hydras_own, min_size=1, max_size=6))
-def test_without_an_experiment_too_what_is_hydras_own_is_left_alone(typed: list[str]) -> None:
-    own = [text for text in typed if not text.startswith("nobody.")]
+@few
+@given(st.sampled_from([[], ["experiment=no_such_experiment"]]), st.lists(hydras_own, min_size=4, max_size=12))
+def test_without_an_experiment_too_what_is_hydras_own_is_left_alone(chosen: list[str], typed: list[str]) -> None:
+    own = [*chosen, *(text for text in typed if not text.startswith("nobody."))]
     assert expand(own) == own
