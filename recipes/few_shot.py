@@ -23,13 +23,14 @@ class Learner(Problem):
     Every inner loop is a task of its own; its split holds tasks, one a batch.
     """
 
+    meta: Problem
+
     def __init__(self, **problem: Any) -> None:
         super().__init__(**problem)
         self._task: Tasks | None = None
 
     def initial_parameters(self) -> Iterable[Tensor]:
-        parameters: Iterable[Tensor] = self.meta.module.parameters()
-        return parameters
+        return self.meta.module.parameters()
 
     def on_inner_loop_start(self) -> None:
         self._task = None
@@ -57,9 +58,10 @@ class Learner(Problem):
 class Meta(Problem):
     """Upper: the adapted learner's squared error on the query points of the same task. Equation 1 of the paper."""
 
+    learner: Learner
+
     def get_batch(self) -> Pairs:
-        query: Pairs = self.learner.task()["query"]
-        return query
+        return self.learner.task()["query"]
 
     def training_step(self, batch: Pairs) -> Tensor:
         x, y = batch

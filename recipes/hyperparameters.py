@@ -9,11 +9,12 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from mlorun.recipes.classification import Batch, Classifier, accuracy
 from torch import Tensor, nn
 
 from mlorun import Metric, Problem
 from mlorun.errors import ConfigError
+
+from .classification import Batch, Classifier, accuracy
 
 
 class SgdHyperparameters(nn.Module):
@@ -44,13 +45,16 @@ class SgdHyperparameters(nn.Module):
 class TunedClassifier(Classifier):
     """Lower: cross entropy, by an optimizer whose options the problem `tuner` decides."""
 
+    tuner: Tuner
+
     def optimizer_options(self) -> Mapping[str, Tensor]:
-        options: dict[str, Tensor] = self.tuner.module.options()
-        return options
+        return self.tuner.options()
 
 
 class Tuner(Problem):
     """Upper: the classifier's cross entropy on held-out data, as a function of the options that trained it."""
+
+    classifier: Problem
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         inputs, labels = batch
@@ -61,6 +65,10 @@ class Tuner(Problem):
             **{name: partial(self._option, name) for name in ("lr", "momentum", "weight_decay")},
         }
 
+    def options(self) -> dict[str, Tensor]:
+        """What the module stands for at the moment."""
+        assert isinstance(self.module, SgdHyperparameters)
+        return self.module.options()
+
     def _option(self, name: str) -> Tensor:
-        options: dict[str, Tensor] = self.module.options()  # type: ignore[operator]
-        return options[name]
+        return self.options()[name]

@@ -5,13 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch.nn.functional as F
-from mlorun.recipes.classification import Batch, Classifier, accuracy
 
 from mlorun import Metric, Problem
+
+from .classification import Batch, Classifier, accuracy
 
 
 class WeightedClassifier(Classifier):
     """Lower: cross entropy, each sample weighted by what `reweight` makes of its loss. Equation 2 of the paper."""
+
+    reweight: Problem
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         inputs, labels = batch
@@ -23,6 +26,8 @@ class WeightedClassifier(Classifier):
 
 class Reweight(Problem):
     """Upper: the classifier's cross entropy on balanced data. Equation 3 of the paper."""
+
+    classifier: Problem
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         inputs, labels = batch

@@ -10,8 +10,8 @@ import pytest
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mlorun.cli import main
 from mlorun import training
+from mlorun.cli import main
 from mlorun.commands.summary import Job, jobs_in, tables
 from mlorun.commands.sweep import RememberFolder, Sweep, following
 from mlorun.run.events import Result

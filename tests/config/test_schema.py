@@ -6,8 +6,8 @@ import inspect
 from dataclasses import fields
 
 from mlorun.config.schema import PLACED_GROUPS, PROBLEM_ARGUMENTS, PROBLEM_KEYS, REQUIRED_GROUPS, ProblemConfig
-from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.core.program.problem import Problem
+from mlorun.core.program.schedule import UpdateSchedule
 
 
 def test_a_problem_s_class_is_called_with_what_it_takes() -> None:

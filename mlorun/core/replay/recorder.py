@@ -41,10 +41,8 @@ class Recorder:
         self._reevaluated = frozenset(
             upper
             for upper in graph.names
-            if record_all
-            or any(
-                (h := problems[n].hypergradient) is not None and h.needs.upper_loss for n in graph.nodes_on_paths(upper)
-            )
+            if record_all or any(_needs_upper_loss(problems[node]) for node in graph.nodes_on_paths(upper))
+        )
         )
 
     def _checkpointing(self, problem: Problem, record_all: bool) -> Checkpointing | None:
@@ -165,7 +163,7 @@ class Recorder:
         return None if estimate is None else estimate.pack_tangents(self._histories[name].tangents)
 
 
-def _reads_upper_loss(problem: Problem) -> bool:
+def _needs_upper_loss(problem: Problem) -> bool:
     return problem.hypergradient is not None and problem.hypergradient.needs.upper_loss
 
 

@@ -21,7 +21,8 @@ class UpdateMap(Hypergradient):
 
     iterations   K; one pull-back each, about a Hessian product
 
-    Phi is the step of any optimizer in updates.py, clipping included, on the last batch, with its step count held.
+    Phi is the step of any optimizer that has a registered pure step, clipping included, on the last batch, with its
+    step count held.
     Converges where Phi contracts. For SGD with momentum it is `fixed_point`, taken at the last update.
     """
 

@@ -19,7 +19,7 @@ class Sama(Solver):
 
     No Hessian product: one gradient, and arithmetic on vectors. An adaptive step normalizes: D is small in an
     optimizer's first steps; and it is up to lr / eps for an entry whose gradient has always been 0. Raises
-    ConfigError for an optimizer whose step is not registered in updates.py.
+    ConfigError for an optimizer whose step is not registered in pure_steps.py.
     """
 
     curvature = False
