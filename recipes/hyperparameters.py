@@ -67,8 +67,8 @@ class Tuner(Problem):
 
     def options(self) -> dict[str, Tensor]:
         """What the module stands for at the moment."""
-        assert isinstance(self.module, SgdHyperparameters)
-        return self.module.options()
+        options: dict[str, Tensor] = self.module.options()  # type: ignore[operator]
+        return options
 
     def _option(self, name: str) -> Tensor:
         return self.options()[name]

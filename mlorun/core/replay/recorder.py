@@ -43,7 +43,6 @@ class Recorder:
             for upper in graph.names
             if record_all or any(_needs_upper_loss(problems[node]) for node in graph.nodes_on_paths(upper))
         )
-        )
 
     def _checkpointing(self, problem: Problem, record_all: bool) -> Checkpointing | None:
         """How inner loops are recorded. Raises ConfigError where the estimator cannot work on this problem."""
