@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, final
 
@@ -20,6 +20,7 @@ from mlorun.core.program.problem import Problem, loss_of
 from mlorun.core.program.schedule import Action, Plan
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recorder import Recorder
+from mlorun.core.replay.views import Views
 from mlorun.core.report import Emit, Reporter
 from mlorun.core.roll_back import RollBack
 from mlorun.errors import GraphError, NonFiniteError
@@ -28,7 +29,7 @@ from mlorun.hypergradient.vectors import Vector
 from mlorun.run import generators
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
-from mlorun.run.generators import GeneratorState
+from mlorun.run.generators import GeneratorState, OwnGenerators
 
 CPU = torch.device("cpu")
 
@@ -94,9 +95,8 @@ class Engine:
         self._actions_done = 0  # of the global step at hand
         self._stop = False
         self._probed = False
-        self._generators: GeneratorState | None = None if seed is None else generators.seeded(seed, device)
-        self._owns_generators = seed is not None
-        self._walking = False
+        # None leaves the global generators to the caller
+        self._generators = None if seed is None else OwnGenerators(generators.seeded(seed, device), device)
 
     def _check_differentiated(self) -> None:
         for name in sorted(self.graph.differentiated):
@@ -170,18 +170,23 @@ class Engine:
 
     def _walk(self) -> Iterator[Action | None]:
         """Every action before it is executed, and None after every global step."""
-        with self._held_generators():
+        try:
             while self.step_count < self.train_iters and not self._stop:
                 measure = self._measures()
                 actions = self.plan.at(self.step_count)
                 while self._actions_done < len(actions):
                     action = actions[self._actions_done]
                     yield action
+                    if self._generators is not None:
+                        self._generators.take()
                     self._execute(action, measure)
                     self._actions_done += 1
                 self._actions_done = 0
                 self.step_count += 1
                 yield None
+        finally:
+            if self._generators is not None:
+                self._generators.release()
 
     def stop(self, reason: str | None = None) -> None:
         """Ask a run to end after the global step at hand; safe to call from a signal handler.
@@ -219,14 +224,20 @@ class Engine:
             everything |= metrics
         return everything
 
-    def gradient(self, name: str) -> Vector:
-        """The gradient that the next step of `name` would take, through every optimum below it; nothing is changed.
-
-        In the parameters' own precision. Estimators that keep something between calls start from a copy.
-        """
+    def views_before(self, name: str) -> Views:
+        """What estimators would see in the next step of `name`, on the micro-batch that it will take; nothing is
+        changed."""
         with self._held_generators():
-            snapshot = self.recorder.next_snapshot(name)
-            views = self.recorder.views.on_batch(name, snapshot)
+            return self.recorder.views.on_batch(name, self.recorder.next_snapshot(name))
+
+    def gradient(self, name: str) -> Vector:
+        """The gradient of the next micro-batch of `name`, through every optimum below it; nothing is changed.
+
+        In the parameters' own precision, without the scale of an accumulation. Estimators that keep something between
+        calls start from what they have.
+        """
+        views = self.views_before(name)
+        with self._held_generators():
             adjoint = Adjoint(self.graph, views)
             adjoint.load_state_dict(self.adjoint.state_dict())
             return adjoint.gradient(name, views.upper_loss(name)({})).vector
@@ -248,23 +259,8 @@ class Engine:
         due = min(self.train_iters, (self.step_count // self.log_every + 1) * self.log_every)
         return any(self.plan.last_before(name, self.step_count, due) for name in self._steering)
 
-    @contextmanager
-    def _held_generators(self) -> Iterator[None]:
-        """The generators are this engine's inside, and where they were before at the end, if a seed was given."""
-        if self._walking or self._generators is None:
-            yield
-            return
-        before = generators.read(self.device)
-        generators.write(self._generators, self.device)
-        self._walking = True
-        try:
-            yield
-        finally:
-            self._walking = False
-            self._generators = None
-            if self._owns_generators:
-                self._generators = generators.read(self.device)
-                generators.write(before, self.device)
+    def _held_generators(self) -> AbstractContextManager[None]:
+        return nullcontext() if self._generators is None else self._generators.held()
 
     # one step
 
@@ -338,7 +334,7 @@ class Engine:
         The tensors are the live ones, not copies: `state.live_tensors` lists them by name. Callbacks and loggers have
         states of their own.
         """
-        present = generators.read(self.device) if self._walking or self._generators is None else self._generators
+        present = generators.read(self.device) if self._generators is None else self._generators.state
         return {
             "step": self.step_count,
             "actions_done": self._actions_done,
@@ -362,7 +358,7 @@ class Engine:
         for name, roll_back in self._roll_backs.items():
             roll_back.load_state_dict(state["roll_back"][name])
         self.reporter.load_state_dict(state["report"])
-        self._generators = GeneratorState.unpack(state["generators"])
+        self._generators = OwnGenerators(GeneratorState.unpack(state["generators"]), self.device)
 
 
 def _problem_state(problem: Problem) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, final
 
 import numpy as np
 import torch
@@ -88,3 +88,58 @@ def seeded(seed: int, device: torch.device) -> GeneratorState:
     with preserved(device):
         seed_everything(seed)
         return read(device)
+
+
+@final
+class OwnGenerators:
+    """The global generators as one owner's alone: where they were when it last had them, whatever others do meanwhile.
+
+    Taking them is free while nobody else has. Several owners may take turns; the caller, who has them when no owner
+    does, finds them where they were.
+    """
+
+    _holder: ClassVar[OwnGenerators | None] = None
+    _callers: ClassVar[GeneratorState | None] = None
+
+    def __init__(self, state: GeneratorState, device: torch.device) -> None:
+        self._state = state
+        self._device = device
+
+    def take(self) -> None:
+        """The global generators are this owner's from now on."""
+        holder = OwnGenerators._holder
+        if holder is self:
+            return
+        if holder is None:
+            OwnGenerators._callers = read(self._device)
+        else:
+            holder._state = read(holder._device)
+        write(self._state, self._device)
+        OwnGenerators._holder = self
+
+    def release(self) -> None:
+        """They are the caller's again, where the caller left them."""
+        if OwnGenerators._holder is not self:
+            return
+        self._state = read(self._device)
+        OwnGenerators._holder = None
+        if OwnGenerators._callers is not None:
+            write(OwnGenerators._callers, self._device)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """This owner's inside, and at the end whose they were."""
+        before = OwnGenerators._holder
+        self.take()
+        try:
+            yield
+        finally:
+            if before is None:
+                self.release()
+            elif before is not self:
+                before.take()
+
+    @property
+    def state(self) -> GeneratorState:
+        """Where this owner's generators are now."""
+        return read(self._device) if OwnGenerators._holder is self else self._state

@@ -48,7 +48,7 @@ class VerificationPoint:
     def __init__(self, engine: Engine, upper: str) -> None:
         self.engine = engine
         self.upper = upper
-        self.views = engine.recorder.views.on_batch(upper, engine.recorder.next_snapshot(upper))
+        self.views = engine.views_before(upper)
         self.finest, self.precision = self._finest()
         self.carries: Carries = dict(engine.adjoint.carries[upper])
 

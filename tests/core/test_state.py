@@ -146,6 +146,22 @@ def test_two_engines_built_one_after_the_other_give_what_each_gives_alone() -> N
     assert trained(first)[0] == alone[0]
 
 
+def test_engines_that_take_turns_give_what_each_gives_alone() -> None:
+    one, other = (mlorun.compose([*PROGRAMS["dropout"], f"seed={seed}"]) for seed in (0, 1))
+    alone = [trained(mlorun.build(config))[0] for config in (one, other)]
+    engines = [mlorun.build(config) for config in (one, other)]
+    torch.manual_seed(5)
+    expected = torch.rand(())
+    torch.manual_seed(5)
+    steps = [engine.steps() for engine in engines]
+    for _ in range(STEPS + 1):
+        for each in steps:
+            next(each, None)
+    hashes = [checkpoint.params_sha256({name: p.module for name, p in engine.problems.items()}) for engine in engines]
+    assert hashes == alone
+    assert torch.rand(()) == expected
+
+
 def test_building_and_running_leave_the_callers_random_numbers_alone() -> None:
     random.seed(3)
     np.random.seed(3)
