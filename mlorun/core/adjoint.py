@@ -48,6 +48,10 @@ class Adjoint:
         self.carries: dict[str, dict[str, Any]] = {name: {} for name in graph.names}
         self._previous: dict[str, Vector] = {}
 
+    def below(self, name: str) -> tuple[str, ...]:
+        """The problems that `name` differentiates through, in reverse order of execution."""
+        return self._paths[name]
+
     def gradient(self, upper: str, loss: Tensor, scale: Tensor | None = None, *, measure: bool = False) -> Gradient:
         """d loss / d(upper's parameters), through its own use of them and through every optimum below it.
 

@@ -1,4 +1,4 @@
-"""Executes the plan: batch, loss, gradient, update; and offers its steps to whoever wants to hang on them."""
+"""A program at run: walks the plan, offers its steps as iterators, and owns everything that a step changes."""
 
 from __future__ import annotations
 
@@ -8,23 +8,22 @@ from copy import deepcopy
 from typing import Any, final
 
 import torch
-from torch import Tensor
 
 from mlorun.core.adjoint import Adjoint
 from mlorun.core.callback import Callback
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.nonfinite import Guard, broken_gradient
+from mlorun.core.nonfinite import Guard
 from mlorun.core.probe import probe
 from mlorun.core.program.graph import Edges, ProblemGraph
-from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.program.problem import Problem
 from mlorun.core.program.schedule import Action, Plan
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recorder import Recorder
 from mlorun.core.replay.views import Views
 from mlorun.core.report import Emit, Reporter
 from mlorun.core.roll_back import RollBack
-from mlorun.errors import GraphError, NonFiniteError
-from mlorun.hypergradient import derivatives
+from mlorun.core.stepper import Stepper
+from mlorun.errors import GraphError
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run import generators
 from mlorun.run.device import Precision
@@ -88,10 +87,12 @@ class Engine:
         self.program = FunctionalProgram(self.problems, device)
         self.recorder = Recorder(self.program, self.graph, record_all=record_all)
         self.adjoint = Adjoint(self.graph, self.recorder.views)
-        self.guard = Guard(at_once=device.type == "cpu")
-        self.reporter = Reporter(self.graph, self.guard, self._broken)
-        self._steering = frozenset(name for name in self.graph.names if self.graph.nodes_on_paths(name))
+        self.guard = Guard(self.recorder.views, self.adjoint, at_once=device.type == "cpu")
+        self.reporter = Reporter(self.graph, self.guard)
         self._roll_backs = {p.name: RollBack(p) for p in problems if p.update_schedule.roll_back}
+        self.stepper = Stepper(
+            self.problems, self.precision, self.recorder, self.adjoint, self.guard, self.reporter, self._roll_backs
+        )
         self._actions_done = 0  # of the global step at hand
         self._stop = False
         self._probed = False
@@ -179,7 +180,7 @@ class Engine:
                     yield action
                     if self._generators is not None:
                         self._generators.take()
-                    self._execute(action, measure)
+                    self.stepper.execute(action, measure, self.step_count)
                     self._actions_done += 1
                 self._actions_done = 0
                 self.step_count += 1
@@ -257,74 +258,11 @@ class Engine:
     def _measures(self) -> bool:
         """Whether gradients of this global step are measured: some upper problem steps here last before a report."""
         due = min(self.train_iters, (self.step_count // self.log_every + 1) * self.log_every)
-        return any(self.plan.last_before(name, self.step_count, due) for name in self._steering)
+        uppers = (name for name in self.graph.names if self.adjoint.below(name))
+        return any(self.plan.last_before(name, self.step_count, due) for name in uppers)
 
     def _held_generators(self) -> AbstractContextManager[None]:
         return nullcontext() if self._generators is None else self._generators.held()
-
-    # one step
-
-    def _execute(self, action: Action, measure: bool) -> None:
-        if action.kind == "step":
-            self._step(self.problems[action.problem], action, measure)
-        else:
-            self._roll_backs[action.problem].restore()
-            self.recorder.start_inner_loop(action.problem)
-
-    def _step(self, problem: Problem, action: Action, measure: bool) -> None:
-        name = problem.name
-        if action.starts:
-            self.recorder.start_inner_loop(name)
-            problem.restart_inner_loop()
-            problem.on_inner_loop_start()
-            if name in self._roll_backs:
-                self._roll_backs[name].keep()
-        position = self.recorder.position(problem)
-        batch = problem.get_batch()
-        self.recorder.before_loss(name, batch, position)
-        with self.precision.autocast():
-            result = problem.training_step(batch)
-        loss = loss_of(result, name)
-        self.reporter.see(name, result)
-        self._add_gradient(problem, loss, measure)
-        problem.grad_callback()
-        if action.updates:
-            self.recorder.before_update(problem)
-            problem.update.step(loss, problem.custom_optimizer_step)
-            problem.param_callback()
-            problem.update.clear_gradient()
-        if problem.stream is not None and problem.stream.position == 0:
-            problem.epoch_callback()
-
-    def _add_gradient(self, problem: Problem, loss: Tensor, measure: bool) -> None:
-        """Direct gradient and hypergradients of one micro-batch, added to `.grad`."""
-        count = problem.update_schedule.gradient_accumulation
-        scaler = problem.update.scaler
-        if count > 1:
-            loss = loss / count
-        if scaler is not None:
-            loss = scaler.scale(loss)
-        if problem.name not in self._steering:
-            derivatives.accumulate(loss, problem.theta)
-            return
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=self.device))
-        gradient = self.adjoint.gradient(problem.name, loss, scale, measure=measure)
-        if measure:
-            self.reporter.measure(problem.name, gradient.telemetry)
-        vector = gradient.vector
-        if scaler is None:  # which makes such a step vanish itself
-            at, when = loss.detach() * count, f"step {self.step_count + 1}"
-            vector = self.guard(problem.name, vector, lambda: self._broken(problem.name, float(at), when))
-        problem.update.add_gradient(vector)
-
-    def _broken(self, name: str, loss: float, when: str) -> NonFiniteError:
-        losses = {}
-        views = self.recorder.views
-        with self.program.replay():
-            for low in reversed(self.graph.nodes_on_paths(name)):
-                view = views.view(low, ())
-                losses[low] = float(view.loss({low: view.point}).detach())
-        return broken_gradient(name, {**losses, name: loss}, self.adjoint.choices(), when)
 
     # its state
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from mlorun.core.adjoint import Adjoint
+from mlorun.core.replay.views import Views
 from mlorun.errors import NonFiniteError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
@@ -21,20 +23,34 @@ class Guard:
     flags     by problem, (): whether one of its gradients was not finite since the flags were cleared
     """
 
-    def __init__(self, *, at_once: bool) -> None:
+    def __init__(self, views: Views, adjoint: Adjoint, *, at_once: bool) -> None:
         self.at_once = at_once
         self.flags: dict[str, Tensor] = {}
+        self._views = views
+        self._adjoint = adjoint
 
-    def __call__(self, name: str, gradient: Vector, error: Callable[[], NonFiniteError]) -> Vector:
-        """The gradient of problem `name`, fit to be used. Raises `error()` for one that is not, if asked at once."""
+    def __call__(self, name: str, gradient: Vector, loss: Tensor, when: str) -> Vector:
+        """The gradient of problem `name`, fit to be used. Raises NonFiniteError for one that is not, if asked at once.
+
+        loss, when   of the problem, (), and at which step, for the error
+        """
         finite = vectors.is_finite(gradient)
         if self.at_once:
             if not finite:
-                raise error()
+                raise self.error(name, float(loss), when)
             return gradient
         broken = finite.logical_not()
         self.flags[name] = self.flags[name] | broken if name in self.flags else broken
         return tuple(torch.where(finite, part, 0.0) for part in gradient)
+
+    def error(self, name: str, loss: float, when: str) -> NonFiniteError:
+        """Why the gradient of problem `name`, whose loss is given, is not finite: a loss below it, or an estimator."""
+        losses = {}
+        with self._views.program.replay():
+            for low in reversed(self._adjoint.below(name)):
+                view = self._views.view(low, ())
+                losses[low] = float(view.loss({low: view.point}).detach())
+        return broken_gradient(name, {**losses, name: loss}, self._adjoint.choices(), when)
 
 
 def broken_loss(name: str, loss: float, when: str) -> NonFiniteError:

@@ -12,26 +12,21 @@ from torch import Tensor
 from mlorun.core.nonfinite import Guard, broken_loss
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Metric, metrics_of
-from mlorun.errors import NonFiniteError
 from mlorun.hypergradient.sweep import Telemetry
 from mlorun.run.events import Event
 
 Emit = Callable[[Event], None]
-# (problem, its loss, when) to why its gradient is not finite
-Explain = Callable[[str, float, str], NonFiniteError]
 
 
 class Reporter:
     """Holds what a report will say, on the device, until one is due.
 
-    guard     whose flags are read in the same wait
-    explain   called for a problem whose flag is raised
+    guard   whose flags are read in the same wait
     """
 
-    def __init__(self, graph: ProblemGraph, guard: Guard, explain: Explain) -> None:
+    def __init__(self, graph: ProblemGraph, guard: Guard) -> None:
         self.guard = guard
         self._graph = graph
-        self._explain = explain
         self._newest: dict[str, Tensor | Mapping[str, Metric]] = {}
         self._measured: dict[str, Telemetry] = {}
 
@@ -65,7 +60,7 @@ class Reporter:
                 raise broken_loss(name, loss, when)
         for name, flag in raised.get("", {}).items():
             if flag:
-                raise self._explain(name, metrics[name]["loss"], when)
+                raise self.guard.error(name, metrics[name]["loss"], when)
         flags.clear()
         return {f"{name}/{key}": number for name, values in metrics.items() for key, number in values.items()}
 

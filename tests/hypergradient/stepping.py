@@ -13,7 +13,7 @@ from mlorun.hypergradient.vectors import Vector
 def execute(engine: Engine, *actions: Action) -> None:
     """These actions one after another, whatever the engine's plan says."""
     for action in actions:
-        engine._execute(action, False)
+        engine.stepper.execute(action, False, engine.step_count)
 
 
 def gradient_of_a_step(engine: Engine, upper: str) -> Vector:

@@ -1,0 +1,94 @@
+"""One action of the plan: batch, loss, gradient, update."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from mlorun.core.adjoint import Adjoint
+from mlorun.core.nonfinite import Guard
+from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.program.schedule import Action
+from mlorun.core.replay.recorder import Recorder
+from mlorun.core.report import Reporter
+from mlorun.core.roll_back import RollBack
+from mlorun.hypergradient import derivatives
+from mlorun.run.device import Precision
+
+
+class Stepper:
+    """Executes actions on what the engine owns. Keeps nothing itself."""
+
+    def __init__(
+        self,
+        problems: Mapping[str, Problem],
+        precision: Precision,
+        recorder: Recorder,
+        adjoint: Adjoint,
+        guard: Guard,
+        reporter: Reporter,
+        roll_backs: Mapping[str, RollBack],
+    ) -> None:
+        self._problems = problems
+        self._precision = precision
+        self._recorder = recorder
+        self._adjoint = adjoint
+        self._guard = guard
+        self._reporter = reporter
+        self._roll_backs = roll_backs
+
+    def execute(self, action: Action, measure: bool, step_count: int) -> None:
+        """One action in the global step after `step_count` others; `measure`: hypergradients give telemetry."""
+        problem = self._problems[action.problem]
+        if action.kind == "step":
+            self._step(problem, action, measure, step_count)
+        else:
+            self._roll_backs[problem.name].restore()
+            self._recorder.start_inner_loop(problem.name)
+
+    def _step(self, problem: Problem, action: Action, measure: bool, step_count: int) -> None:
+        name = problem.name
+        if action.starts:
+            self._recorder.start_inner_loop(name)
+            problem.restart_inner_loop()
+            problem.on_inner_loop_start()
+            if name in self._roll_backs:
+                self._roll_backs[name].keep()
+        position = self._recorder.position(problem)
+        batch = problem.get_batch()
+        self._recorder.before_loss(name, batch, position)
+        with self._precision.autocast():
+            result = problem.training_step(batch)
+        loss = loss_of(result, name)
+        self._reporter.see(name, result)
+        self._add_gradient(problem, loss, measure, step_count)
+        problem.grad_callback()
+        if action.updates:
+            self._recorder.before_update(problem)
+            problem.update.step(loss, problem.custom_optimizer_step)
+            problem.param_callback()
+            problem.update.clear_gradient()
+        if problem.stream is not None and problem.stream.position == 0:
+            problem.epoch_callback()
+
+    def _add_gradient(self, problem: Problem, loss: Tensor, measure: bool, step_count: int) -> None:
+        """Direct gradient and hypergradients of one micro-batch, added to `.grad`."""
+        count = problem.update_schedule.gradient_accumulation
+        scaler = problem.update.scaler
+        if count > 1:
+            loss = loss / count
+        if scaler is not None:
+            loss = scaler.scale(loss)
+        if not self._adjoint.below(problem.name):
+            derivatives.accumulate(loss, problem.theta)
+            return
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
+        gradient = self._adjoint.gradient(problem.name, loss, scale, measure=measure)
+        if measure:
+            self._reporter.measure(problem.name, gradient.telemetry)
+        vector = gradient.vector
+        if scaler is None:  # which makes such a step vanish itself
+            vector = self._guard(problem.name, vector, loss.detach() * count, f"step {step_count + 1}")
+        problem.update.add_gradient(vector)
