@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.level import Level
-from mlorun.hypergradient.solvers.solver import Solver
+from mlorun.hypergradient.solvers.krylov import KrylovSolver
 from mlorun.hypergradient.vectors import Vector
 
 
-class ConjugateGradient(Solver):
+class ConjugateGradient(KrylovSolver):
     """(H + damping I) x = v by conjugate gradients (arXiv:1602.02355; iMAML, arXiv:1909.04630).
 
     iterations   K; one Hessian product each
@@ -26,18 +25,13 @@ class ConjugateGradient(Solver):
     """
 
     def __init__(self, iterations: int, damping: float, tolerance: float, warm_start: bool) -> None:
-        at_least("iterations", iterations, 1)
-        at_least("damping", damping, 0)
-        at_least("tolerance", tolerance, 0)
-        self.iterations = iterations
-        self.damping = damping
-        self.tolerance = tolerance
+        super().__init__(iterations, damping, tolerance)
         self.warm_start = warm_start
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
         if self.warm_start and carry is not None:
             x: Vector = carry
-            residual = vectors.add(v, self._product(level, x), alpha=-1.0)
+            residual = vectors.add(v, self.damped_product(level, x), alpha=-1.0)
         else:
             x = vectors.zeros_like(v)
             residual = v
@@ -48,7 +42,7 @@ class ConjugateGradient(Solver):
         taken = torch.zeros_like(square)
         for _ in range(self.iterations):
             taken = taken + going
-            product = self._product(level, direction)
+            product = self.damped_product(level, direction)
             curvature = vectors.dot(direction, product)
             going = going & (curvature > 0)
             length = vectors.quotient(square, curvature, going)
@@ -63,7 +57,3 @@ class ConjugateGradient(Solver):
         if level.report is not None:
             level.report("iterations", taken)
         return x, x if self.warm_start else None
-
-    def _product(self, level: Level, x: Vector) -> Vector:
-        product = level.hvp(x)
-        return vectors.add(product, x, alpha=self.damping) if self.damping else product

@@ -7,13 +7,12 @@ from typing import Any
 import torch
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.level import Level
-from mlorun.hypergradient.solvers.solver import Solver
+from mlorun.hypergradient.solvers.krylov import KrylovSolver
 from mlorun.hypergradient.vectors import Vector
 
 
-class NormalConjugateGradient(Solver):
+class NormalConjugateGradient(KrylovSolver):
     """min over x of norm(H x - v)^2 + damping norm(x)^2: conjugate gradients on (H H + damping I) x = H v.
 
     iterations   two Hessian products each, and one at the start
@@ -22,14 +21,6 @@ class NormalConjugateGradient(Solver):
 
     Exact in P iterations, but the condition number counts squared.
     """
-
-    def __init__(self, iterations: int, damping: float, tolerance: float) -> None:
-        at_least("iterations", iterations, 1)
-        at_least("damping", damping, 0)
-        at_least("tolerance", tolerance, 0)
-        self.iterations = iterations
-        self.damping = damping
-        self.tolerance = tolerance
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
         x = vectors.zeros_like(v)
@@ -59,7 +50,7 @@ class NormalConjugateGradient(Solver):
         return x, None
 
 
-class Minres(Solver):
+class Minres(KrylovSolver):
     """The x of least norm(H x - v) in each Krylov space, for symmetric H (Paige and Saunders 1975).
 
     iterations   one Hessian product each
@@ -68,14 +59,6 @@ class Minres(Solver):
 
     Exact in P iterations, whatever the signs of the eigenvalues.
     """
-
-    def __init__(self, iterations: int, damping: float, tolerance: float) -> None:
-        at_least("iterations", iterations, 1)
-        at_least("damping", damping, 0)
-        at_least("tolerance", tolerance, 0)
-        self.iterations = iterations
-        self.damping = damping
-        self.tolerance = tolerance
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[Vector, Any]:
         """Lanczos, with the tridiagonal matrix reduced by Givens rotations on the way."""
@@ -90,7 +73,7 @@ class Minres(Solver):
         taken = torch.zeros_like(beta)
         for _ in range(self.iterations):
             taken = taken + going
-            image = self._product(level, basis)
+            image = self.damped_product(level, basis)
             alpha = vectors.dot(basis, image)
             following = vectors.add(vectors.add(image, basis, alpha=-alpha), basis_before, alpha=-beta)
             beta_next = vectors.norm(following)
@@ -113,7 +96,3 @@ class Minres(Solver):
         if level.report is not None:
             level.report("iterations", taken)
         return x, None
-
-    def _product(self, level: Level, x: Vector) -> Vector:
-        product = level.hvp(x)
-        return vectors.add(product, x, alpha=self.damping) if self.damping else product
