@@ -34,8 +34,7 @@ over values with commas between them. NAME.key=value sets a key of the problem N
 by another problem. --cfg job, --info, --hydra-help and hydra/launcher=... are Hydra's own.
 
 Exit codes: 0 done, 1 the run failed, 2 the command or the config is wrong (nothing was run), 3 some jobs of
-a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 6 the run folder is in use,
-75 preempted, 130 interrupted."""
+a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 130 interrupted."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

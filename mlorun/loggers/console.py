@@ -27,7 +27,6 @@ record = logging.getLogger("mlorun.console")
 STYLES: Mapping[Status, str] = {
     "finished": "bold green",
     "interrupted": "bold magenta",
-    "preempted": "bold magenta",
 }
 FAILED = "bold red"
 
