@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -141,13 +141,20 @@ def _check_edges(
     for upper in uppers:
         used = {way for way, tensors in ways.items() if any(_reads(t, program.problems[upper]) for t in tensors)}
         channels = problem.hypergradient.needs.channels if problem.hypergradient is not None else frozenset[Channel]()
-        if used and not used & channels:
+        unseen = used - channels
+        if unseen == {"start"} and used != unseen:
+            log.warning(
+                f"{upper} acts on {name} by its {_AND.join(sorted(used))}. This hypergradient is that of the optimum, "
+                f"which does not depend on where the inner loop starts; {name}.hypergradient=unrolled differentiates "
+                "the start too."
+            )
+        elif unseen:
             raise GraphError(
-                f"{upper} acts on {name} by its {_AND.join(sorted(used))} alone, which this hypergradient does not "
-                "differentiate: it would be zero",
+                f"{upper} acts on {name} by its {_AND.join(sorted(used))}, and this hypergradient does not "
+                f"differentiate through its {_AND.join(sorted(unseen))}: that part would be zero",
                 where=f"problems.{name}.hypergradient",
                 seen=type(problem.hypergradient).__name__,
-                fix=f"{name}.hypergradient=" + ("reinforce" if used == {"draws"} else "unrolled"),
+                fix=f"{name}.hypergradient=" + _differentiates(used),
             )
         if not used:
             raise GraphError(
@@ -179,6 +186,13 @@ def _check_edges(
                 where=f"dependencies.l2u.{lower}: [{name}]",
                 fix=f"call self.{lower}(...) in the loss (outside any detach or no_grad), or drop the edge",
             )
+
+
+def _differentiates(used: Set[Channel]) -> str:
+    """An option that differentiates by all of these ways."""
+    if used == {"draws"}:
+        return "reinforce"
+    return "evolution" if "draws" in used else "unrolled"
 
 
 def _reads(value: Tensor, problem: Problem) -> bool:

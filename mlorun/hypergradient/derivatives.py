@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.forward_ad import StopGradientMode, load_rules
+from mlorun.hypergradient.forward_ad import InnerDerivative, StopGradientMode, load_rules
 from mlorun.hypergradient.vectors import Vector
 
 
@@ -84,14 +84,26 @@ def mixed_product(
     which stop-gradients are honoured, then the gradient of that number.
     """
     load_rules()
+    try:
+        return _mixed_product(function, point, direction, inputs, short_rules=True)
+    except InnerDerivative:
+        return _mixed_product(function, point, direction, inputs, short_rules=False)
+
+
+def _mixed_product(
+    function: Callable[[Vector], Tensor],
+    point: Vector,
+    direction: Vector,
+    inputs: Sequence[Tensor],
+    *,
+    short_rules: bool,
+) -> Vector:
     with forward_ad.dual_level():
         duals = tuple(forward_ad.make_dual(x, dx) for x, dx in zip(point, direction, strict=True))
-        with StopGradientMode():
+        with StopGradientMode(short_rules=short_rules):
             value = function(duals)
         slope = forward_ad.unpack_dual(value).tangent
-        if slope is None:
-            return vectors.zeros_like(inputs)
-        return gradient(slope, inputs)
+        return vectors.zeros_like(inputs) if slope is None else gradient(slope, inputs)
 
 
 def central_difference(
