@@ -138,6 +138,7 @@ def _check_edges(
             where=f"problems.{name}",
             fix="call self(...) in the loss, or declare the dependency that its parameters act through",
         )
+    _check_declared(program, graph, problem, loss)
     for upper in uppers:
         used = {way for way, tensors in ways.items() if any(_reads(t, program.problems[upper]) for t in tensors)}
         channels = problem.hypergradient.needs.channels if problem.hypergradient is not None else frozenset[Channel]()
@@ -185,6 +186,22 @@ def _check_edges(
                 f"so nothing would flow through {lower}'s optimum",
                 where=f"dependencies.l2u.{lower}: [{name}]",
                 fix=f"call self.{lower}(...) in the loss (outside any detach or no_grad), or drop the edge",
+            )
+
+
+def _check_declared(program: FunctionalProgram, graph: ProblemGraph, problem: Problem, loss: Tensor) -> None:
+    """Raise GraphError where the loss reads a problem that no dependency speaks of: it would count as a constant."""
+    name, title = problem.name, type(problem).__name__
+    for peer in graph.names:
+        declared = peer == name or peer in graph.lowers[name] or name in graph.u2l[peer]
+        if not declared and _reads(loss, program.problems[peer]):
+            raise GraphError(
+                f"{title}.training_step reads self.{peer}, and no dependency says so: nobody would differentiate "
+                f"through it",
+                where="dependencies",
+                seen=f"{name} reads {', '.join(graph.lowers[name]) or 'nobody'} by its dependencies",
+                fix=f"dependencies.l2u.{peer}: [{name}] if {name} is the upper problem, "
+                f"dependencies.u2l.{peer}: [{name}] if {peer} is, or detach what is a constant",
             )
 
 

@@ -15,6 +15,16 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.forward_ad import InnerDerivative, StopGradientMode, load_rules
 from mlorun.hypergradient.vectors import Vector
 
+# what autograd raises for a kernel without the derivative that was asked for
+Unsupported = (NotImplementedError, RuntimeError)
+# words of these errors
+_MISSING = ("not implemented", "once_differentiable", "forward AD", "does not support", "double backwards")
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether autograd says with this error that a kernel lacks a derivative."""
+    return isinstance(error, Unsupported) and any(word in str(error) for word in _MISSING)
+
 
 def accumulate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
     """Add d loss / d parameters to their `.grad`. Frees the graph of `loss`, ()."""

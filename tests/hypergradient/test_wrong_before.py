@@ -222,3 +222,59 @@ def test_roll_back_repeats_the_inner_loop_at_the_new_learned_rate() -> None:
     assert lower.optimizer.param_groups[0]["lr"] == pytest.approx(rate, rel=1e-12)
     assert rate != pytest.approx(0.3)
     assert not any(map(torch.equal, before, lower.theta))
+
+
+class Attention(Problem):
+    """Through a fused kernel, which has no double backward."""
+
+    def training_step(self, batch: Any) -> Tensor:
+        rows = self(batch[0])[None, None].float()
+        mixed = F.scaled_dot_product_attention(rows, rows, rows)
+        return mixed.square().mean() * self.up.module.row[0].exp().float()
+
+
+def test_unrolling_a_kernel_without_second_derivatives_is_one_screen_with_a_fix() -> None:
+    with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
+        engine = program(Unrolled(None, "iterates"), Attention, steps=4)
+        with pytest.raises(GraphError, match="goes through a kernel without a derivative") as caught:
+            engine.run()
+    assert "low.hypergradient=t1t2" in (caught.value.fix or "")
+
+
+class Undeclared(Low):
+    def training_step(self, batch: Any) -> Tensor:
+        return super().training_step(batch) + 0.1 * self.other(batch[0]).square().mean()
+
+
+def test_a_problem_that_is_read_and_not_declared_is_refused() -> None:
+    engine = program(Implicit(Identity(1.0), ForwardOverReverse(), "after"), Undeclared)
+
+    class Other(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    other = Other(
+        name="other",
+        module=nn.Linear(3, 2).double(),
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1),
+        stream=data("other", 24),
+    )
+    problems = [*engine.problems.values(), other]
+    with pytest.raises(GraphError, match=r"Undeclared\.training_step reads self\.other") as caught:
+        Engine(problems, {"u2l": {"up": ["low"]}}, train_iters=1).probe()
+    assert "dependencies.l2u.other: [low]" in (caught.value.fix or "")
+
+
+def test_a_parameter_has_one_problem() -> None:
+    shared = nn.Linear(3, 2).double()
+
+    class Fit(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            return F.cross_entropy(self(batch[0]), batch[1])
+
+    problems = [
+        Fit(name=name, module=shared, optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1), stream=data(name, 8))
+        for name in ("one", "two")
+    ]
+    with pytest.raises(GraphError, match="one and two both train one parameter"):
+        Engine(problems, train_iters=1)
