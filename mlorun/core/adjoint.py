@@ -56,7 +56,7 @@ class Adjoint:
         """d loss / d(upper's parameters), through its own use of them and through every optimum below it.
 
         loss      (), with its graph; freed by the call
-        scale     () that the loss has been multiplied by (fp16); the result carries it too
+        scale     () that the loss has been multiplied by (fp16, accumulation); the result carries it too
         measure   give telemetry
         """
         views = self._views

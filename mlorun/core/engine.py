@@ -83,6 +83,7 @@ class Engine:
         for problem in problems:
             problem.bind_peers(self.problems)
             problem.update.scaler = self.precision.make_scaler()
+        self._check_owners()
         self._check_differentiated()
         self.program = FunctionalProgram(self.problems, device)
         self.recorder = Recorder(self.program, self.graph, record_all=record_all)
@@ -98,6 +99,19 @@ class Engine:
         self._probed = False
         # None leaves the global generators to the caller
         self._generators = None if seed is None else OwnGenerators(generators.seeded(seed, device), device)
+
+    def _check_owners(self) -> None:
+        owners: dict[int, str] = {}
+        for name, problem in self.problems.items():
+            for parameter in problem.theta:
+                other = owners.setdefault(id(parameter), name)
+                if other != name:
+                    raise GraphError(
+                        f"{other} and {name} both train one parameter",
+                        where=f"problems.{name}",
+                        seen=f"a parameter of shape {tuple(parameter.shape)}",
+                        fix="leave it out of one problem's trainable_parameters",
+                    )
 
     def _check_differentiated(self) -> None:
         for name in sorted(self.graph.differentiated):

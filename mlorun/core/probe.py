@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -138,16 +138,24 @@ def _check_edges(
             where=f"problems.{name}",
             fix="call self(...) in the loss, or declare the dependency that its parameters act through",
         )
+    _check_declared(program, graph, problem, loss)
     for upper in uppers:
         used = {way for way, tensors in ways.items() if any(_reads(t, program.problems[upper]) for t in tensors)}
         channels = problem.hypergradient.needs.channels if problem.hypergradient is not None else frozenset[Channel]()
-        if used and not used & channels:
+        unseen = used - channels
+        if unseen == {"start"} and used != unseen:
+            log.warning(
+                f"{upper} acts on {name} by its {_AND.join(sorted(used))}. This hypergradient is that of the optimum, "
+                f"which does not depend on where the inner loop starts; {name}.hypergradient=unrolled differentiates "
+                "the start too."
+            )
+        elif unseen:
             raise GraphError(
-                f"{upper} acts on {name} by its {_AND.join(sorted(used))} alone, which this hypergradient does not "
-                "differentiate: it would be zero",
+                f"{upper} acts on {name} by its {_AND.join(sorted(used))}, and this hypergradient does not "
+                f"differentiate through its {_AND.join(sorted(unseen))}: that part would be zero",
                 where=f"problems.{name}.hypergradient",
                 seen=type(problem.hypergradient).__name__,
-                fix=f"{name}.hypergradient=" + ("reinforce" if used == {"draws"} else "unrolled"),
+                fix=f"{name}.hypergradient=" + _differentiates(used),
             )
         if not used:
             raise GraphError(
@@ -179,6 +187,29 @@ def _check_edges(
                 where=f"dependencies.l2u.{lower}: [{name}]",
                 fix=f"call self.{lower}(...) in the loss (outside any detach or no_grad), or drop the edge",
             )
+
+
+def _check_declared(program: FunctionalProgram, graph: ProblemGraph, problem: Problem, loss: Tensor) -> None:
+    """Raise GraphError where the loss reads a problem that no dependency speaks of: it would count as a constant."""
+    name, title = problem.name, type(problem).__name__
+    for peer in graph.names:
+        declared = peer == name or peer in graph.lowers[name] or name in graph.u2l[peer]
+        if not declared and _reads(loss, program.problems[peer]):
+            raise GraphError(
+                f"{title}.training_step reads self.{peer}, and no dependency says so: nobody would differentiate "
+                f"through it",
+                where="dependencies",
+                seen=f"{name} reads {', '.join(graph.lowers[name]) or 'nobody'} by its dependencies",
+                fix=f"dependencies.l2u.{peer}: [{name}] if {name} is the upper problem, "
+                f"dependencies.u2l.{peer}: [{name}] if {peer} is, or detach what is a constant",
+            )
+
+
+def _differentiates(used: Set[Channel]) -> str:
+    """An option that differentiates by all of these ways."""
+    if used == {"draws"}:
+        return "reinforce"
+    return "evolution" if "draws" in used else "unrolled"
 
 
 def _reads(value: Tensor, problem: Problem) -> bool:

@@ -46,6 +46,7 @@ class Stepper:
             self._step(problem, action, measure, step_count)
         else:
             self._roll_backs[problem.name].restore()
+            problem.restart_inner_loop()  # under the new upper parameters
             self._recorder.start_inner_loop(problem.name)
 
     def _step(self, problem: Problem, action: Action, measure: bool, step_count: int) -> None:
@@ -84,7 +85,9 @@ class Stepper:
         if not self._adjoint.below(problem.name):
             derivatives.accumulate(loss, problem.theta)
             return
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=loss.device))
+        # estimators see the loss itself: some of them are not linear in it
+        share = torch.full((), 1.0 / count, device=loss.device)
+        scale = scaler.scale(share) if scaler is not None else share if count > 1 else None
         gradient = self._adjoint.gradient(problem.name, loss, scale, measure=measure)
         if measure:
             self._reporter.measure(problem.name, gradient.telemetry)

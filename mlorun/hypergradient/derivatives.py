@@ -12,8 +12,18 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.forward_ad import StopGradientMode, load_rules
+from mlorun.hypergradient.forward_ad import InnerDerivative, StopGradientMode, load_rules
 from mlorun.hypergradient.vectors import Vector
+
+# what autograd raises for a kernel without the derivative that was asked for
+Unsupported = (NotImplementedError, RuntimeError)
+# words of these errors
+_MISSING = ("not implemented", "once_differentiable", "forward AD", "does not support", "double backwards")
+
+
+def is_missing(error: BaseException) -> bool:
+    """Whether autograd says with this error that a kernel lacks a derivative."""
+    return isinstance(error, Unsupported) and any(word in str(error) for word in _MISSING)
 
 
 def accumulate(loss: Tensor, parameters: Sequence[Tensor]) -> None:
@@ -84,14 +94,26 @@ def mixed_product(
     which stop-gradients are honoured, then the gradient of that number.
     """
     load_rules()
+    try:
+        return _mixed_product(function, point, direction, inputs, short_rules=True)
+    except InnerDerivative:
+        return _mixed_product(function, point, direction, inputs, short_rules=False)
+
+
+def _mixed_product(
+    function: Callable[[Vector], Tensor],
+    point: Vector,
+    direction: Vector,
+    inputs: Sequence[Tensor],
+    *,
+    short_rules: bool,
+) -> Vector:
     with forward_ad.dual_level():
         duals = tuple(forward_ad.make_dual(x, dx) for x, dx in zip(point, direction, strict=True))
-        with StopGradientMode():
+        with StopGradientMode(short_rules=short_rules):
             value = function(duals)
         slope = forward_ad.unpack_dual(value).tangent
-        if slope is None:
-            return vectors.zeros_like(inputs)
-        return gradient(slope, inputs)
+        return vectors.zeros_like(inputs) if slope is None else gradient(slope, inputs)
 
 
 def central_difference(

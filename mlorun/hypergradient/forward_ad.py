@@ -32,14 +32,27 @@ def load_rules() -> None:
         forward_ad.make_dual(torch.zeros(()), torch.zeros(()))
 
 
+class InnerDerivative(Exception):
+    """A loss differentiates by itself what a short rule has left without the graph of its tangents."""
+
+
 class StopGradientMode(TorchFunctionMode):
     """Active around a loss that is evaluated on duals.
+
+    short_rules   linear layers by the rule below. Their output has a tangent, but its graph leads to values without
+                  tangents, so that a loss that calls torch.autograd.grad itself (a gradient penalty) would lose them:
+                  such a loss raises InnerDerivative, and is to be evaluated again without short rules.
 
     torch.no_grad does not stop tangents by itself, so a loss that stops gradients with it would be differentiated
     through. And where one operand of an elementwise operation has no tangent, torch works the result's shape out in
     Python, a quarter of a millisecond each time; a tangent of zeros goes the quick way. A linear layer's own rule
     copies the weights' tangent to another layout; two plain layers do not.
     """
+
+    def __init__(self, *, short_rules: bool) -> None:
+        super().__init__()
+        self._short_rules = short_rules
+        self._shortened = False
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
@@ -50,8 +63,11 @@ class StopGradientMode(TorchFunctionMode):
                 return func(*args, **kwargs)
         if func in _BINARY and len(args) == 2 and not kwargs:
             return func(*_both_dual(*args))
-        if func is F.linear and not kwargs:
+        if func is F.linear and not kwargs and self._short_rules:
+            self._shortened = True
             return _linear(*args)
+        if func is torch.autograd.grad and self._shortened:
+            raise InnerDerivative
         return func(*args, **kwargs)
 
 

@@ -19,7 +19,8 @@ from typing import Any
 
 from torch import Tensor
 
-from mlorun.hypergradient import vectors
+from mlorun.errors import GraphError
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.inner_loop import Values
 from mlorun.hypergradient.level import Level, UpperLoss
@@ -83,12 +84,26 @@ def sweep(
         if report is not None:
             report("cotangent_norm", vectors.norm(v[name]))
         level = Level(node.problem, UpperLoss(upper_loss, cotangents.get(name), v[name]), report)
-        parts, after[name] = node.estimate(level, v[name], carries.get(name))
+        parts, after[name] = _estimated(node.estimate, level, v[name], carries.get(name))
         for other, part in parts.items():
             edges[name, other] = part
             if other in below:
                 v[other] = vectors.add(v[other], part) if other in v else part
     return Swept(edges, after, telemetry)
+
+
+def _estimated(estimate: Hypergradient, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
+    try:
+        return estimate(level, v, carry)
+    except derivatives.Unsupported as error:
+        if not derivatives.is_missing(error):
+            raise
+        raise GraphError(
+            f"the loss of {level.name} goes through a kernel without a derivative that this hypergradient needs",
+            where=f"problems.{level.name}.hypergradient",
+            seen=f"{type(estimate).__name__}: {str(error).splitlines()[0][:120]}",
+            fix=f"{level.name}.hypergradient=t1t2 or cg, which take differences instead, or evolution",
+        ) from error
 
 
 def total(edges: Mapping[tuple[str, str], Vector], name: str) -> Vector | None:

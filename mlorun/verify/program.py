@@ -10,8 +10,8 @@ from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
-from mlorun.hypergradient.crosses.choice import Unsupported
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.forward import Forward

@@ -435,14 +435,22 @@ class Penalized(Meta):
         return F.cross_entropy(self.low(batch[0]), batch[1]) + self.top.module.weight.exp().sum() * weights
 
 
-@pytest.mark.parametrize("l2u", [None, {"low": ["up", "top"], "up": ["top"]}])
-def test_a_path_that_no_hypergradient_passes_is_named(l2u: Any, caplog: pytest.LogCaptureFixture) -> None:
+def nested(l2u: Any) -> Engine:
     top = Both(name="top", module=nn.Linear(1, 1), optimizer=sgd, stream=data("top"))
     low = bilevel()[1]
     weight = nn.Sequential(nn.Linear(1, 4), nn.Sigmoid(), nn.Linear(4, 1), nn.Sigmoid())
     up = Penalized(name="up", module=weight, optimizer=sgd, stream=data("up"), hypergradient=t1t2())
-    engine([top, up, low], {"top": ["up"], "up": ["low"]}, l2u).probe()
+    return engine([top, up, low], {"top": ["up"], "up": ["low"]}, l2u)
+
+
+def test_a_path_that_no_hypergradient_passes_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    nested({"low": ["up", "top"], "up": ["top"]}).probe()
     assert [record.getMessage() for record in caplog.records if "top -> up -> low -> top" in record.getMessage()]
+
+
+def test_a_problem_that_is_read_past_the_declared_dependencies_is_refused() -> None:
+    with pytest.raises(GraphError, match=r"Both\.training_step reads self\.low, and no dependency says so"):
+        nested(None).probe()
 
 
 def remarks(caplog: pytest.LogCaptureFixture) -> str:

@@ -16,6 +16,7 @@ from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
 
@@ -30,9 +31,6 @@ STAND_INS: Mapping[str, Callable[[], Cross]] = {
     "DoubleBackward": DoubleBackward,
     "CentralDifference": lambda: CentralDifference(FALLBACK_RADIUS, relative=False),
 }
-
-# what autograd raises for a kernel without the derivative that was asked for
-Unsupported = (NotImplementedError, RuntimeError)
 
 
 @dataclass(frozen=True)
