@@ -56,6 +56,14 @@ PROGRAMS: dict[str, list[str]] = {
         *SMALL, "classifier.gradient_accumulation=2", "classifier.unroll_steps=2", "classifier.hypergradient=unrolled",
         "classifier.hypergradient.memory=sqrt",
     ],
+    "truncated, sqrt": [
+        *SMALL, "classifier.hypergradient=truncated", "classifier.hypergradient.steps=2",
+        "classifier.hypergradient.memory=sqrt", "classifier.unroll_steps=6",
+    ],
+    "tasks, truncated": [
+        "experiment=maml_sinusoid", *SMALL[6:], "learner.unroll_steps=6", "learner.hypergradient=truncated",
+        "learner.hypergradient.steps=2", "meta.evaluate_on=[]",
+    ],
     "roll back": [
         *SMALL, "classifier.unroll_steps=4", "classifier.roll_back=true", "classifier.module.sizes=[64,8,10]",
         "classifier.module.dropout=0.3",

@@ -81,9 +81,12 @@ class History:
         )
 
     def pack(self) -> dict[str, Any]:
-        """As plain containers, numbers and tensors; without the tangents, which are their estimator's to pack."""
+        """As plain containers, numbers and tensors.
+
+        Without the tangents, which are their estimator's to pack, and the micro-batch at hand, which every step sets
+        before it is read.
+        """
         return {
-            "current": None if self.current is None else self.current.pack(),
             "window": [one.pack() for one in self.window],
             "last": [one.pack() for one in self.last],
             "before": self.before,
@@ -93,7 +96,6 @@ class History:
 
     def unpack(self, packed: Mapping[str, Any]) -> None:
         """Take over what `pack` gave."""
-        self.current = None if packed["current"] is None else Snapshot.unpack(packed["current"])
         self.window = [Snapshot.unpack(one) for one in packed["window"]]
         self.last = tuple(Snapshot.unpack(one) for one in packed["last"])
         self.before = None if packed["before"] is None else tuple(packed["before"])

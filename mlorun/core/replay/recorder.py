@@ -151,7 +151,6 @@ class Recorder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from these histories."""
-        self._copies = {}
         for name, history in self._histories.items():
             history.unpack(state[name])
             estimate, packed = self._program.problems[name].hypergradient, state[name]["tangents"]
