@@ -18,6 +18,7 @@ from mlorun.config.locations import config_folders, options
 from mlorun.errors import ConfigError, did_you_mean
 
 RESOLVER = "optimizer_default"
+_being_read: set[int] = set()  # the nodes whose default is being looked up
 
 
 def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> Any:
@@ -27,7 +28,16 @@ def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> A
     of_option = given.get(option) if given else None
     key = _node_._key()
     if of_option and key in of_option:
-        value = of_option[key]
+        if id(_node_) in _being_read:  # OmegaConf would go round for ever
+            path = _node_._get_full_key(None)
+            raise ConfigError(
+                "a reference in the config leads back to itself", where=path, fix="give the default a number of its own"
+            )
+        _being_read.add(id(_node_))
+        try:
+            value = of_option[key]
+        finally:
+            _being_read.discard(id(_node_))
     # OmegaConf takes no plain list from a resolver
     return OmegaConf.create(value) if isinstance(value, list | ListConfig) else value
 

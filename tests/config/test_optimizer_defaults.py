@@ -130,3 +130,12 @@ def test_every_number_of_an_optimizer_takes_a_default_under_its_own_name(name: s
     assert isinstance(content, dict)
     numbers = {key: value for key, value in content.items() if not str(key).startswith("_")}
     assert numbers and all(str(value).startswith(f"${{optimizer_default:{name},") for value in numbers.values())
+
+
+def test_a_default_that_refers_to_its_own_number_is_one_screen(capsys: pytest.CaptureFixture[str]) -> None:
+    number = "problems.reweight.optimizer.lr"
+    command = ["check", "experiment=mwn_digits", f"++reweight.optimizer_defaults.adam.lr=${{{number}}}"]
+    assert main(command) == 2
+    screen = capsys.readouterr().err
+    assert "leads back to itself" in screen
+    assert number in screen
