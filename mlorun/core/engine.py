@@ -149,17 +149,21 @@ class Engine:
         evaluated = reported = -1
         for callback in callbacks:
             callback.on_run_start(self)
-        for step in self.steps():
-            for callback in callbacks:
-                callback.on_step_end(self)
-            if step == self.train_iters or self._stop or step % self.log_every == 0:
-                metrics |= self._reported(emit, callbacks)
-                reported = step
-            if self.valid_every and step % self.valid_every == 0:
-                metrics |= self._evaluated(emit, callbacks)
-                evaluated = step
-            if self._stop and reported != step:  # stopped by a callback that saw the evaluation
-                metrics |= self._reported(emit, callbacks)
+        with self._held_generators():
+            for action in self._walk():
+                if action is not None:
+                    continue
+                step = self.step_count
+                for callback in callbacks:
+                    callback.on_step_end(self)
+                if step == self.train_iters or self._stop or step % self.log_every == 0:
+                    metrics |= self._reported(emit, callbacks)
+                    reported = step
+                if self.valid_every and step % self.valid_every == 0:
+                    metrics |= self._evaluated(emit, callbacks)
+                    evaluated = step
+                if self._stop and reported != step:  # stopped by a callback that saw the evaluation
+                    metrics |= self._reported(emit, callbacks)
         if evaluated != self.step_count and not self.interrupted:
             metrics |= self._evaluated(emit, callbacks)
         for callback in callbacks:
@@ -170,38 +174,46 @@ class Engine:
         """Train up to `train_iters`, or until stopped; after every global step, how many were done.
 
         Nothing is reported or evaluated; call `report` and `evaluate` where wanted. What is left undone when the caller
-        stops asking is done by the next iterator.
+        stops asking is done by the next iterator. Between two steps the global random numbers are the caller's.
         """
-        for action in self._walk():
+        for action in self._lent_generators():
             if action is None:
                 yield self.step_count
 
     def actions(self) -> Iterator[Action]:
         """As `steps`, but gives every action of the plan right before it is executed; `step_count` is the number of
         global steps done."""
-        for action in self._walk():
+        for action in self._lent_generators():
             if action is not None:
                 yield action
 
+    def _lent_generators(self) -> Iterator[Action | None]:
+        """As `_walk`, with the generators this engine's while it works, and the caller's in between."""
+        walk = self._walk()
+        while True:
+            with self._held_generators():
+                try:
+                    action = next(walk)
+                except StopIteration:
+                    return
+            yield action
+
     def _walk(self) -> Iterator[Action | None]:
-        """Every action before it is executed, and None after every global step."""
-        try:
-            while self.step_count < self.train_iters and not self._stop:
-                measure = self._measures()
-                actions = self.plan.at(self.step_count)
-                while self._actions_done < len(actions):
-                    action = actions[self._actions_done]
-                    yield action
-                    if self._generators is not None:
-                        self._generators.take()
-                    self.stepper.execute(action, measure, self.step_count)
+        """Every action before it is executed, and None after every global step.
+
+        Whoever is given an action may load another state, or take it by another iterator: it is not executed twice.
+        """
+        while self.step_count < self.train_iters and not self._stop:
+            step, measure, actions = self.step_count, self._measures(), self.plan.at(self.step_count)
+            while self.step_count == step and (done := self._actions_done) < len(actions):
+                yield actions[done]
+                if (self.step_count, self._actions_done) == (step, done):
+                    self.stepper.execute(actions[done], measure, step)
                     self._actions_done += 1
+            if self.step_count == step:
                 self._actions_done = 0
                 self.step_count += 1
                 yield None
-        finally:
-            if self._generators is not None:
-                self._generators.release()
 
     def stop(self, reason: str | None = None) -> None:
         """Ask a run to end after the global step at hand; safe to call from a signal handler.
@@ -310,7 +322,11 @@ class Engine:
         for name, roll_back in self._roll_backs.items():
             roll_back.load_state_dict(state["roll_back"][name])
         self.reporter.load_state_dict(state["report"])
-        self._generators = OwnGenerators(GeneratorState.unpack(state["generators"]), self.device)
+        generators_then = GeneratorState.unpack(state["generators"])
+        if self._generators is None:
+            self._generators = OwnGenerators(generators_then, self.device)
+        else:
+            self._generators.put(generators_then)
 
 
 def _problem_state(problem: Problem) -> dict[str, Any]:

@@ -126,6 +126,12 @@ class OwnGenerators:
         if OwnGenerators._callers is not None:
             write(OwnGenerators._callers, self._device)
 
+    def put(self, state: GeneratorState) -> None:
+        """This owner's generators are there from now on."""
+        self._state = state
+        if OwnGenerators._holder is self:
+            write(state, self._device)
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """This owner's inside, and at the end whose they were."""

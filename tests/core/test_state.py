@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Mapping
 from pathlib import Path
@@ -168,6 +169,44 @@ def test_engines_that_take_turns_give_what_each_gives_alone() -> None:
     hashes = [checkpoint.params_sha256({name: p.module for name, p in engine.problems.items()}) for engine in engines]
     assert hashes == alone
     assert torch.rand(()) == expected
+
+
+def test_a_state_may_be_loaded_inside_a_run() -> None:
+    config = mlorun.compose(PROGRAMS["dropout"])
+    whole = trained(mlorun.build(config))[0]
+
+    class Rewind(mlorun.Callback):
+        state: Any = None
+
+        def on_step_end(self, engine: Engine) -> None:
+            if engine.step_count == 3 and self.state is None:
+                self.state = copy.deepcopy(engine.state_dict())
+            elif engine.step_count == 7 and self.state:
+                engine.load_state_dict(self.state)
+                self.state = {}
+
+    engine = mlorun.build(config)
+    engine.run(callbacks=[Rewind()])
+    assert checkpoint.params_sha256({name: p.module for name, p in engine.problems.items()}) == whole
+
+
+def test_an_action_that_another_iterator_has_taken_is_not_executed_twice() -> None:
+    config = mlorun.compose(PROGRAMS["dropout"])
+    whole = trained(mlorun.build(config))[0]
+    engine = mlorun.build(config)
+    for count, _ in enumerate(engine.actions()):
+        if count == 3:
+            next(engine.steps())  # finishes the global step at hand
+    assert checkpoint.params_sha256({name: p.module for name, p in engine.problems.items()}) == whole
+
+
+def test_random_numbers_between_two_steps_are_the_callers() -> None:
+    config = mlorun.compose(PROGRAMS["dropout"])
+    whole = trained(mlorun.build(config))[0]
+    engine = mlorun.build(config)
+    for _ in engine.steps():
+        torch.rand(3)
+    assert checkpoint.params_sha256({name: p.module for name, p in engine.problems.items()}) == whole
 
 
 def test_building_and_running_leave_the_callers_random_numbers_alone() -> None:
