@@ -15,9 +15,12 @@ from typing import Any
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 
 from mlorun.config.locations import config_folders, options
+from mlorun.config.option_files import content
 from mlorun.errors import ConfigError, did_you_mean
 
 RESOLVER = "optimizer_default"
+
+_under_way: set[int] = set()  # ids of the nodes that are being resolved
 
 
 def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> Any:
@@ -27,7 +30,13 @@ def _default(option: str, value: Any, *, _node_: Node, _parent_: Container) -> A
     of_option = given.get(option) if given else None
     key = _node_._key()
     if of_option and key in of_option:
-        value = of_option[key]
+        if id(_node_) in _under_way:
+            raise ValueError(f"the default for {option} refers to the {key} that it is for")
+        _under_way.add(id(_node_))
+        try:
+            value = of_option[key]
+        finally:
+            _under_way.remove(id(_node_))
     # OmegaConf takes no plain list from a resolver
     return OmegaConf.create(value) if isinstance(value, list | ListConfig) else value
 
@@ -59,11 +68,10 @@ def faults(defaults: Mapping[str, Mapping[str, Any]], where: str) -> Iterator[Co
 def _keys(option: str) -> set[str]:
     """The keys of an optimizer option that take a default: of the user's file, and of ours."""
     files = [folder / "optimizer" / f"{option}.yaml" for folder in config_folders()]
-    contents = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files if file.is_file()]
     return {
         str(key)
-        for content in contents
-        if isinstance(content, dict)
-        for key, text in content.items()
+        for file in files
+        if file.is_file()
+        for key, text in content(file).items()
         if str(text).startswith(f"${{{RESOLVER}:{option},")
     }
