@@ -13,6 +13,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from mlorun.config.schema import PROBLEM_KEYS
+from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.program.graph import ProblemGraph
@@ -22,6 +23,7 @@ from mlorun.data.batches import Split, on_device
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
+from mlorun.run.events import Logger
 from mlorun.run.generators import preserved
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
 
@@ -140,6 +142,30 @@ def _path(node: Any, key: str) -> str | None:
 
 def _first_line(error: BaseException) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+def make_loggers(config: DictConfig) -> list[Logger]:
+    """The loggers of a checked config. Raises ConfigError."""
+    return _made(config, "logger", Logger)
+
+
+def make_callbacks(config: DictConfig) -> list[Callback]:
+    """The callbacks of a checked config. Raises ConfigError."""
+    return _made(config, "callback", Callback)
+
+
+def _made(config: DictConfig, group: str, kind: type) -> list[Any]:
+    nodes: Any = OmegaConf.to_container(config[group], resolve=True)
+    made = {name: make(node, f"{group}.{name}") for name, node in nodes.items()}
+    for name, one in made.items():
+        if not isinstance(one, kind):
+            raise ConfigError(
+                f"{group}.{name} is no {group}",
+                where=f"{group}.{name}",
+                seen=type(one).__name__,
+                fix=f"mlorun ls {group} names those that there are",
+            )
+    return list(made.values())
 
 
 def make(node: Any, where: str) -> Any:

@@ -14,10 +14,9 @@ from types import FrameType
 from typing import Any
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.assemble import build, make
+from mlorun.assemble import build, make_callbacks, make_loggers
 from mlorun.config.check import check
 from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
@@ -48,6 +47,8 @@ def train(
     with buffered() as log_buffer:
         check(config)
         engine = build(config)
+        loggers = make_loggers(config)
+        callbacks = [*make_callbacks(config), *callbacks]
         broken: Exception | None = None
         try:
             engine.probe()
@@ -73,18 +74,13 @@ def train(
             overrides=tuple(overrides),
             position=lambda: engine.step_count,
         )
-        loggers: list[Logger] = list(instantiate(config.logger, _convert_="all").values())
         with log_to(home.log), _following(loggers, facts) as end:
             log_buffer.flush()
-            result = _run(engine, loggers, [*_callbacks(config), *callbacks], home, broken)
+            result = _run(engine, loggers, callbacks, home, broken)
             home.update(hypergradients=engine.adjoint.choices(), stop_reason=engine.stop_reason)
             home.finish(result)
             end(result)
     return result
-
-
-def _callbacks(config: DictConfig) -> list[Callback]:
-    return list((make(OmegaConf.to_container(config.callback, resolve=True), "callback") or {}).values())
 
 
 def _run(

@@ -19,10 +19,12 @@ def main(args: list[str]) -> int:
     faults = [fault for part in (check, check_graph, check_device) for fault in _faults(part, config)]
     if faults:
         raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
-    from mlorun.assemble import build
+    from mlorun.assemble import build, make_callbacks, make_loggers
 
     try:
         engine = build(config)
+        make_loggers(config)
+        make_callbacks(config)
     except Exception as error:
         raise explained(error, args) from error.__cause__
     engine.probe()

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
+from mlorun.config.check import check_bounds
 from mlorun.config.compose import composed
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
@@ -18,7 +19,9 @@ MOST_ACTIONS = 40  # of a cycle, that are printed
 
 def main(args: list[str]) -> int:
     """Print levels, hypergradients and the order of steps."""
-    plain: Any = OmegaConf.to_container(composed(args))
+    config = composed(args)
+    check_bounds(config)
+    plain: Any = OmegaConf.to_container(config)
     problems = plain["problems"]
     graph = ProblemGraph.build(tuple(problems), plain["dependencies"]["u2l"], plain["dependencies"]["l2u"])
     plan = Plan.simulate(graph, {name: schedule_of(node) for name, node in problems.items()})

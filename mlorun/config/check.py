@@ -62,6 +62,14 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         yield from _problem(name, node, roots)
 
 
+def check_bounds(config: DictConfig) -> None:
+    """Raise ConfigErrors with every number of a problem that is out of bounds, and look at nothing else."""
+    problems: Any = OmegaConf.to_container(config.problems, resolve=True)
+    faults = [fault for name, node in problems.items() for fault in _ranges(node, ProblemConfig, f"problems.{name}")]
+    if faults:
+        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+
+
 def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
     """Faults of numbers that are outside the bounds of the schema. None has no bounds, NaN is outside all."""
     for key in fields(schema):

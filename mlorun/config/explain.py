@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import yaml
+from hydra._internal import defaults_list
 from hydra.errors import (
     HydraException,
     InstantiationException,
@@ -29,6 +31,7 @@ _HYDRA_VALUE_ERRORS = (
     "Only one of --run",
     "The --resolve flag",
     "Config overrides are not",
+    "Invalid defaults list in",
 )
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
@@ -48,7 +51,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 def is_about_config(error: Exception) -> bool:
     """Whether `explain` can turn it into a ConfigError."""
     by_text = isinstance(error, ValueError) and str(error).startswith(_HYDRA_VALUE_ERRORS)
-    return by_text or isinstance(error, FOREIGN)
+    return by_text or isinstance(error, FOREIGN) or _is_circle(error)
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
@@ -64,6 +67,12 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
             return _missing_option(link, arguments)
         if isinstance(link, OverrideParseException):
             return _syntax(link)
+        if _is_circle(link):
+            return ConfigError(
+                "defaults lists name each other in a circle",
+                where=next((text for text in arguments if text.startswith("experiment=")), None),
+                fix="each file names the one that it starts from, and never one that starts from itself",
+            )
     file = _in_text(r"In '([^']+)': \w+ raised while", error)
     for link in chain:
         if isinstance(link, OmegaConfBaseException):
@@ -77,6 +86,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         # Hydra raises errors of a YAML file without naming their cause
         link = link.__cause__ or link.__context__
+
+
+def _is_circle(error: BaseException) -> bool:
+    """Whether Hydra followed defaults lists without an end."""
+    frames = traceback.walk_tb(error.__traceback__) if isinstance(error, RecursionError) else ()
+    return any(frame.f_code.co_filename == defaults_list.__file__ for frame, _ in frames)
 
 
 def _yaml(error: yaml.YAMLError) -> ConfigError:
@@ -117,6 +132,12 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     key = str(getattr(error, "full_key", None) or _in_text(r"full_key: (\S+)", error) or "")
     where = f"configs/{file}.yaml: {key}" if file else _typed(key, arguments)
     message = _first_line(error)
+    if file and file.startswith("experiment/") and key == "experiment":
+        return ConfigError(
+            "an experiment lacks its first line",
+            where=f"configs/{file}.yaml",
+            fix="begin the file with: # @package _global_",
+        )
     if isinstance(error, ValidationError):
         return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message)
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
@@ -235,13 +256,16 @@ def _chosen_twice(key: str) -> ConfigError:
 
 
 def _typed(key: str, arguments: Sequence[str]) -> str | None:
-    """The override of `key` or of a key below it, as it was typed; without one, the key."""
-    for typed, written in _both(arguments):
-        for text in (typed, written):
-            typed_key = text.lstrip("+~").partition("=")[0]
-            if typed_key == key or typed_key.startswith(f"{key}."):
-                return typed
-    return key or None
+    """The override of `key` or of a key below it, as it was typed; without one, the key.
+
+    OmegaConf gives some keys without what is above them.
+    """
+    keys = [
+        (text.lstrip("+~").partition("=")[0], typed) for typed, written in _both(arguments) for text in (typed, written)
+    ]
+    whole = (typed for name, typed in keys if name == key or name.startswith(f"{key}."))
+    ending = (typed for name, typed in keys if name.endswith(f".{key}"))
+    return next(whole, None) or next(ending, None) or key or None
 
 
 def _both(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

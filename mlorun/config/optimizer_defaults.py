@@ -15,6 +15,7 @@ from typing import Any
 from omegaconf import Container, DictConfig, ListConfig, Node, OmegaConf
 
 from mlorun.config.locations import config_folders, options
+from mlorun.config.option_files import content
 from mlorun.errors import ConfigError, did_you_mean
 
 RESOLVER = "optimizer_default"
@@ -69,11 +70,10 @@ def faults(defaults: Mapping[str, Mapping[str, Any]], where: str) -> Iterator[Co
 def _keys(option: str) -> set[str]:
     """The keys of an optimizer option that take a default: of the user's file, and of ours."""
     files = [folder / "optimizer" / f"{option}.yaml" for folder in config_folders()]
-    contents = [OmegaConf.to_container(OmegaConf.load(file), resolve=False) for file in files if file.is_file()]
     return {
         str(key)
-        for content in contents
-        if isinstance(content, dict)
-        for key, text in content.items()
+        for file in files
+        if file.is_file()
+        for key, text in content(file).items()
         if str(text).startswith(f"${{{RESOLVER}:{option},")
     }

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 def description(path: Path) -> str:
     """The text of the `# about:` line; empty where there is none."""
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# about:"):
             return line.removeprefix("# about:").strip()
         if not line.startswith("#"):
@@ -27,7 +27,7 @@ def option_summary(path: Path) -> dict[str, str]:
     Its lines are `about`, the formula, `cost: ...; memory of ...`, `use it ...`, and a command.
     """
     head: list[str] = []
-    for line in path.read_text(encoding="utf-8").splitlines()[1:]:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
         if not line.startswith("#   "):
             break
         head.append(line.removeprefix("#").strip())
@@ -49,13 +49,18 @@ def chosen_options(path: Path) -> list[str]:
 
 
 def defaults_list(path: Path) -> list[Any]:
-    """The defaults list as it is written; empty where there is none, and for a file that is not YAML."""
-    try:
-        content: Any = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException):  # the fault is reported where the option is chosen
-        return []
-    entries = content.get("defaults") if isinstance(content, dict) else None
+    """The defaults list as it is written; empty where there is none."""
+    entries = content(path).get("defaults")
     return entries if isinstance(entries, list) else []
+
+
+def content(path: Path) -> dict[Any, Any]:
+    """The keys of a file as they are written; empty for one that is no YAML mapping."""
+    try:
+        keys = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
+    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):  # reported where the option is chosen
+        return {}
+    return keys if isinstance(keys, dict) else {}
 
 
 def _typed(entries: list[Any]) -> Iterator[str]:

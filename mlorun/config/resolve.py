@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from mlorun.config.schema import Config, ProblemConfig
 from mlorun.errors import ConfigError, ConfigErrors
 
 
 def resolve(config: DictConfig) -> None:
-    """Replace every ${...} by its value, in place. Raises ConfigErrors with all that have none."""
-    faults = list(_unresolvable(config, ""))
+    """Replace every ${...} by its value, in place. Raises ConfigErrors with all that have none, or with all keys of
+    the schema that are removed.
+    """
+    faults = list(_removed(config)) or list(_unresolvable(config, ""))
     if faults:
         raise ConfigErrors(faults) if len(faults) > 1 else faults[0]
     OmegaConf.resolve(config)
@@ -25,6 +29,17 @@ def missing(config: DictConfig) -> list[ConfigError]:
         ConfigError(f"{path} has no value", where=path, seen="???", fix=f"give it one: {path}=...")
         for path in sorted(OmegaConf.missing_keys(config))
     ]
+
+
+def _removed(config: DictConfig) -> Iterator[ConfigError]:
+    """One fault for every key that mlorun reads and that a `~` removed."""
+    nodes: list[tuple[str, DictConfig, type]] = [("", config, Config)]
+    nodes += [(f"problems.{name}.", node, ProblemConfig) for name, node in (config.get("problems") or {}).items()]
+    for prefix, node, schema in nodes:
+        for key in fields(schema):
+            if key.name not in node and not OmegaConf.is_missing(node, key.name):
+                path = f"{prefix}{key.name}"
+                yield ConfigError(f"{path} is removed, and mlorun reads it", where=path, fix="drop the override with ~")
 
 
 def _unresolvable(node: DictConfig | ListConfig, prefix: str) -> Iterator[ConfigError]:

@@ -110,7 +110,7 @@ def chosen(overrides: Sequence[str]) -> Experiment | None:
         config = loader.load_configuration(PRIMARY, choices, run_mode=RunMode.RUN)
         problems = OmegaConf.select(config, "problems") or {}
         return Experiment(frozenset(map(str, problems)), frozenset(config.hydra.runtime.choices))
-    except (HydraException, OmegaConfBaseException, YAMLError, ValueError):
+    except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError):
         return None
 
 

@@ -51,7 +51,12 @@ class UserConfigs(FileConfigSource):
         def change(entries: Entries) -> Entries:
             return overrides_last([_of_same_name(entry, group, name) for entry in entries])
 
-        return _with_defaults(super().load_config(config_path), change)
+        try:
+            result = super().load_config(config_path)
+        except UnicodeDecodeError as error:
+            where = f"configs/{group}/{name}.yaml"
+            raise ConfigError("a config is not text", where=where, seen=str(error), fix="save it as UTF-8") from error
+        return _with_defaults(result, change)
 
 
 def register() -> None:
@@ -103,6 +108,8 @@ def _ours(entry: Any, group: str) -> Any:
 
 def _of_same_name(entry: Any, group: str, name: str) -> Any:
     """An entry of the user's file `name` in `group`: a file that starts from its own name starts from ours."""
+    if isinstance(entry, str) and entry.startswith(f"{OURS}/") and "@" not in entry:
+        return f"{entry}@_here_"
     if entry != name:
         return entry
     if not (configs_dir() / group / f"{name}.yaml").is_file():

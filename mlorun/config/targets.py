@@ -80,11 +80,11 @@ def _module(name: str, target: str, path: str) -> ModuleType | None:
         if error.name is not None and (name == error.name or name.startswith(f"{error.name}.")):
             return None
         raise _broken(name, target, path, error) from error
-    except Exception as error:  # raised by a user's module when it is imported
+    except (Exception, SystemExit) as error:  # raised by a user's module when it is imported
         raise _broken(name, target, path, error) from error
 
 
-def _broken(name: str, target: str, path: str, error: Exception) -> ConfigError:
+def _broken(name: str, target: str, path: str, error: BaseException) -> ConfigError:
     lines = str(error).splitlines()
     seen = f"{type(error).__name__}: {lines[0] if lines else ''}"
     if isinstance(error, SyntaxError):

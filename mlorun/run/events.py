@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 # "hypergradient": norms and solver figures about the last gradient of an upper problem; for files, not for the eye
 Kind = Literal["train", "eval", "hypergradient"]
@@ -64,6 +64,7 @@ class Result:
         }
 
 
+@runtime_checkable
 class Logger(Protocol):
     """Hears of a run. `end` is called exactly once after `start`, with None where the run has no result."""
 

@@ -128,3 +128,25 @@ def test_callbacks_are_called_in_their_documented_order_and_may_end_a_run() -> N
         "evaluation 3", "end, enough, interrupted: False",
     ]  # fmt: skip
     assert set(metrics) == {"only/loss", "test/loss"}
+
+
+@pytest.mark.parametrize(
+    ("override", "where"),
+    [
+        ("callback.early_stopping.patience=0", "callback.early_stopping.patience"),
+        ("callback.early_stopping.min_delta=-1", "callback.early_stopping.min_delta"),
+        ("+callback.mine={_target_:torch.nn.Identity}", "callback.mine"),
+        ("+logger.mine={_target_:torch.nn.Softmax2d,_args_:[1]}", "logger.mine"),
+    ],
+)
+def test_a_callback_or_logger_that_cannot_be_made_is_refused_before_anything_is_written(
+    override: str, where: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stopping = ["callback=early_stopping", "callback.early_stopping.metric=test/loss"]
+    run = ["experiment=mwn_digits", "engine.train_iters=3", "threads=1", *stopping, override]
+    for command in (["check", *run], run):
+        assert main(command) == 2
+        printed = capsys.readouterr()
+        assert where in printed.err
+        assert printed.out == ""
+    assert list(empty_folder.iterdir()) == []

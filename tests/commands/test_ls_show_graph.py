@@ -105,3 +105,8 @@ def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -
 def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
     own_configs.raw("experiment/broken.yaml", "# about: not finished\ndefaults: [\n")
     assert "not finished (yours)" in output(capsys, "ls", "experiment")
+
+
+def test_graph_refuses_counts_that_make_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["graph", "experiment=mwn_digits", "classifier.unroll_steps=0"]) == 2
+    assert "problems.classifier.unroll_steps must be at least 1" in capsys.readouterr().err

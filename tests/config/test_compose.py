@@ -10,6 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from omegaconf import OmegaConf
 
 import mlorun
+from mlorun.cli import main
 from mlorun.config.compose import composed
 from mlorun.errors import ConfigError
 from tests.experiments import Experiments
@@ -170,3 +171,41 @@ def test_recipes_of_the_working_folder_are_importable(empty_folder: Path) -> Non
     (empty_folder / "recipes" / "mine.py").write_text("class Mine:\n    pass\n")
     composed([DIGITS])
     assert locate("recipes.mine.Mine", "here").__module__ == "recipes.mine"
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["seed", "name", "run", "dependencies", "problems", "problems.classifier.batch_size",
+     "problems.classifier.optimizer_defaults"],
+)  # fmt: skip
+@pytest.mark.parametrize("command", ["check", "graph"])
+def test_a_key_that_mlorun_reads_cannot_be_removed(command: str, path: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, DIGITS, f"~{path}"]) == 2
+    assert f"error: {path} is removed" in capsys.readouterr().err
+
+
+def test_an_experiment_without_its_package_is_told_the_line_that_it_lacks(own_configs: Experiments) -> None:
+    own_configs.raw("experiment/mine.yaml", "defaults: [mwn_digits, _self_]\nname: mine\n")
+    fault = fault_of("experiment=mine")
+    assert fault.where == "configs/experiment/mine.yaml"
+    assert "# @package _global_" in (fault.fix or "")
+
+
+@pytest.mark.parametrize("overrides", [[], ["classifier.optimizer=adam"]])
+def test_defaults_lists_that_name_each_other_are_a_mistake(own_configs: Experiments, overrides: list[str]) -> None:
+    for one, other in (("mine", "yours"), ("yours", "mine")):
+        own_configs.raw(f"experiment/{one}.yaml", f"# @package _global_\ndefaults: [{other}, _self_]\nname: {one}\n")
+    assert "in a circle" in fault_of("experiment=mine", *overrides).message
+    assert main(["experiment=mine", *overrides]) == 2
+
+
+def test_a_defaults_list_that_is_no_list_is_a_mistake(own_configs: Experiments) -> None:
+    own_configs.raw("experiment/mine.yaml", "# @package _global_\ndefaults: mwn_digits\nname: mine\n")
+    assert "defaults must be a list" in fault_of("experiment=mine").message
+
+
+def test_a_config_that_is_no_text_is_a_mistake(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
+    own_configs.raw("experiment/mine.yaml", "").write_bytes(b"\xff\xfe\x00")
+    assert fault_of("experiment=mine").where == "configs/experiment/mine.yaml"
+    assert main(["ls", "experiment"]) == 0
+    assert "mine" in capsys.readouterr().out

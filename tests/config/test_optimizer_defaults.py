@@ -139,3 +139,24 @@ def test_a_default_that_refers_to_its_own_number_is_one_screen(capsys: pytest.Ca
     screen = capsys.readouterr().err
     assert "leads back to itself" in screen
     assert number in screen
+
+
+def test_a_number_that_refers_to_itself_is_refused() -> None:
+    with pytest.raises(ConfigError, match="a reference in the config leads nowhere"):
+        composed([DIGITS, "+reweight.optimizer_defaults.adam.lr=${problems.reweight.optimizer.lr}"])
+
+
+@pytest.mark.parametrize("content", [b"a: [", b"\xff"])
+def test_a_user_s_optimizer_that_cannot_be_read_matters_only_where_it_is_chosen(
+    content: bytes, own_configs: Experiments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_configs.raw("optimizer/adam.yaml", "").write_bytes(content)
+    assert mlorun.compose([DIGITS, SLOW]).problems.reweight.optimizer.lr == 1e-5
+    assert main(["check", DIGITS, SLOW, "reweight.optimizer=adam"]) == 2
+    assert "configs/optimizer/adam.yaml" in capsys.readouterr().err
+
+
+def test_a_wrong_type_in_them_is_shown_where_it_was_typed() -> None:
+    with pytest.raises(ConfigError, match="wrong type") as caught:
+        composed([DIGITS, "+reweight.optimizer_defaults.adam=0.1"])
+    assert caught.value.where == "+reweight.optimizer_defaults.adam=0.1"

@@ -75,3 +75,9 @@ def test_another_working_folder_has_other_recipes(
     monkeypatch.chdir(other)
     make_recipes_importable()
     assert locate("recipes.mine.number", "here")() == 2
+
+
+def test_an_init_file_that_ends_the_program_is_reported(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (recipes / "__init__.py").write_text("raise SystemExit(3)\n")
+    assert main(["check", "experiment=mwn_digits", "classifier._target_=recipes.mine.Mine"]) == 2
+    assert "recipes does not import" in capsys.readouterr().err

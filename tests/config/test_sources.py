@@ -114,3 +114,18 @@ def test_a_mistyped_option_of_ours_gets_the_nearest_right_one() -> None:
 def test_our_own_folder_is_not_a_user_s(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(configs_dir().parent)
     assert composed([DIGITS]).name == "mwn_digits"
+
+
+@pytest.mark.parametrize("name", ["sgd", "mine"])
+def test_an_option_of_the_user_s_may_start_from_ours_by_its_long_name(own_configs: Experiments, name: str) -> None:
+    own_configs.raw(f"optimizer/{name}.yaml", "defaults: [mlorun/sgd, _self_]\nmomentum: 0.25\n")
+    optimizer = mlorun.compose([DIGITS, f"classifier.optimizer={name}"]).problems.classifier.optimizer
+    assert (optimizer.lr, optimizer.momentum) == (0.1, 0.25)
+
+
+def test_an_experiment_of_the_user_s_may_start_from_ours_by_its_long_name(own_configs: Experiments) -> None:
+    text = "# @package _global_\ndefaults: [mlorun/mwn_digits, _self_]\nseed: 8\n"
+    for name in ("mwn_digits", "mine"):
+        own_configs.raw(f"experiment/{name}.yaml", text)
+        config = mlorun.compose([f"experiment={name}"])
+        assert (config.name, config.seed) == ("mwn_digits", 8)
