@@ -13,7 +13,8 @@ from mlorun.core.replay.views import Views
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.inner_loop import Values
-from mlorun.hypergradient.sweep import Node, Telemetry, sweep
+from mlorun.hypergradient.node import Node
+from mlorun.hypergradient.sweep import Telemetry, sweep
 from mlorun.hypergradient.vectors import Vector
 
 Estimates = Mapping[str, Hypergradient]
@@ -35,16 +36,8 @@ class Adjoint:
 
     def __init__(self, graph: ProblemGraph, views: Views) -> None:
         self._views = views
+        self._graph = graph
         self._paths = {name: graph.nodes_on_paths(name) for name in graph.names}
-        self._reads = {
-            (upper, node): tuple(
-                name
-                for name in (*graph.lowers[node], upper)
-                if (node in graph.u2l[upper] if name == upper else name in nodes)
-            )
-            for upper, nodes in self._paths.items()
-            for node in nodes
-        }
         self.carries: dict[str, dict[str, Any]] = {name: {} for name in graph.names}
         self._previous: dict[str, Vector] = {}
 
@@ -98,16 +91,29 @@ class Adjoint:
         }
 
     def nodes(self, upper: str, views: Views, estimates: Estimates | None = None) -> tuple[Node, ...]:
-        """The problems on upper's paths, in reverse order of execution.
+        """The problems on upper's paths, each after every problem whose optimum depends on it.
 
         estimates   in place of the problems' own hypergradients
         """
-        nodes = []
-        for name in self._paths[upper]:
-            estimate = (estimates or {}).get(name) or self.estimate(name)
+        chosen = {name: (estimates or {}).get(name) or self.estimate(name) for name in self._paths[upper]}
+        own_loss = frozenset(name for name, estimate in chosen.items() if estimate.needs.nested == "own_loss")
+        order = self._graph.sweep_order(upper, own_loss)
+
+        def node(name: str) -> Node:
+            estimate = chosen[name]
+            live = (*reversed(order), upper)
+            reads = self._graph.outside(name, own_loss=name in own_loss)
+            below = () if name in own_loss else self._graph.nodes_on_paths(name)
             again = estimate if estimates is not None and estimate.needs.tangents else None
-            nodes.append(Node(views.view(name, self._reads[upper, name], estimate=again), estimate))
-        return tuple(nodes)
+            return Node(
+                views.view(name, tuple(other for other in live if other in reads), estimate=again),
+                estimate,
+                tuple(
+                    node(low) for low in reversed(order) if low in below and chosen[low].needs.answers != "constant"
+                ),
+            )
+
+        return tuple(node(name) for name in order)
 
     def estimate(self, node: str) -> Hypergradient:
         """How the problems above differentiate through `node`."""

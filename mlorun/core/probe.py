@@ -42,6 +42,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     states = {name: p.stream.state_dict() for name, p in program.problems.items() if p.stream is not None}
     for name in sorted(graph.differentiated):
         _check_size(program, graph, name)
+        _check_nested(program, graph, name)
     for name, problem in program.problems.items():
         if problem.hypergradient is not None and name not in graph.differentiated:
             log.warning(
@@ -72,6 +73,32 @@ def _check_size(program: FunctionalProgram, graph: ProblemGraph, name: str) -> N
         sizes = {other: sum(t.numel() for t in program.theta(other)) for other in (name, *graph.read_by(name))}
         theta = sizes.pop(name)
         estimate.require_size(name, theta, sum(sizes.values()))
+
+
+def _check_nested(program: FunctionalProgram, graph: ProblemGraph, name: str) -> None:
+    """Raise GraphError where an estimator cannot differentiate through a problem that steers others."""
+    estimate, below = program.problems[name].hypergradient, graph.nodes_on_paths(name)
+    if estimate is None or not below:
+        return
+    if estimate.needs.nested is None:
+        raise GraphError(
+            f"{name} steers {', '.join(below)} and is differentiated through itself: this hypergradient would take "
+            f"{name}'s own hypergradient for a constant",
+            where=f"problems.{name}.hypergradient",
+            seen=type(estimate).__name__,
+            fix=f"{name}.hypergradient=cg, or another implicit one: they differentiate the total loss",
+        )
+    for low in below:
+        answer = program.problems[low].hypergradient
+        if estimate.needs.nested != "own_loss" and answer is not None and answer.needs.answers is None:
+            raise GraphError(
+                f"{name} steers {low} and is differentiated through itself, which needs solves with {low}'s Hessian: "
+                f"this hypergradient of {low} has none",
+                where=f"problems.{low}.hypergradient",
+                seen=type(answer).__name__,
+                fix=f"{low}.hypergradient=cg, or another implicit one; or {name}.hypergradient.nested=own_loss, which "
+                f"takes {low} for a constant",
+            )
 
 
 def _host_rng() -> tuple[object, bytes]:
@@ -171,16 +198,9 @@ def _check_edges(
             f"{name} learns nothing: its loss does not read its own parameters, and every hypergradient below it is "
             "first_order"
         )
-    for middle in graph.nodes_on_paths(name):
-        for lower in graph.u2l[middle]:
-            if (middle, lower) in graph.omitted_paths(name) or _reads(loss, program.problems[lower]):
-                log.warning(
-                    f"the path {name} -> {middle} -> {lower} -> {name} is not part of the hypergradient: {name} reads "
-                    f"{lower}, whose optimum depends on {middle}, whose optimum depends on {name}. {lower} is "
-                    f"differentiated as if its optimum did not depend on {middle}."
-                )
     for lower in graph.lowers[name]:
-        if not _reads(loss, program.problems[lower]):
+        answers = graph.nodes_on_paths(lower)
+        if not any(_reads(loss, program.problems[low]) for low in (lower, *answers)):
             raise GraphError(
                 f"dependencies say {lower} -> {name}, but {title}.training_step never reads self.{lower}, "
                 f"so nothing would flow through {lower}'s optimum",

@@ -6,6 +6,7 @@ Every estimator differentiates through here, so that a counter, a tracer or a re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.forward_ad import InnerDerivative, StopGradientMode, load_rules
 from mlorun.hypergradient.vectors import Vector
 
+# (values, inputs, cotangents of the values) to cotangents of the inputs
+PullBack = Callable[[Vector, Vector, Vector], Sequence[Tensor]]
 # what autograd raises for a kernel without the derivative that was asked for
 Unsupported = (NotImplementedError, RuntimeError)
 # words of these errors
@@ -71,6 +74,31 @@ def pull_back(
         ys, inputs, cs, retain_graph=retain_graph or create_graph, create_graph=create_graph, allow_unused=True
     )
     return vectors.filled(grads, inputs)
+
+
+class _Known(torch.autograd.Function):
+    """Values that are computed elsewhere, with a pull-back that is differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, pulled: PullBack, count: int, *tensors: Tensor) -> Vector:
+        outputs = tuple(t.clone() for t in tensors[:count])
+        ctx.pulled, ctx.count = pulled, count
+        ctx.save_for_backward(*outputs, *tensors[count:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        outputs, inputs = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        return None, None, *([None] * ctx.count), *ctx.pulled(outputs, inputs, cotangents)
+
+
+def with_pull_back(values: Vector, inputs: Sequence[Tensor], pulled: PullBack) -> Vector:
+    """`values` as a function of `inputs` whose vector-Jacobian product is `pulled`.
+
+    pulled   (values, inputs, cotangents) to input-shaped products; called with gradients enabled where the product is
+             to be differentiated again, and then made of operations on these very tensors
+    """
+    return tuple(_Known.apply(pulled, len(values), *vectors.detach(values), *inputs))  # type: ignore[no-untyped-call]
 
 
 def push_forward(

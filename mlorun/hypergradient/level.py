@@ -50,17 +50,31 @@ class Level:
     lam      live parameters of each problem that this loss reads and somebody differentiates in: the upper problem at
              hand, and the lower optima between it and this level
     report   where a number, (), about this call goes; None where nobody asks
+
+    Where other problems answer theta, the loss is the total one, in which their optima are functions of theta and lam.
     """
 
-    def __init__(self, problem: RecordedProblem, upper: UpperLoss | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        problem: RecordedProblem,
+        upper: UpperLoss | None = None,
+        report: Report | None = None,
+        answers: Callable[[Values], Values] | None = None,
+    ) -> None:
         self.name = problem.name
         self.theta = problem.point
         self.lam = dict(problem.lam)
         self.report = report
         self._problem = problem
         self._upper = upper
+        self._answers = answers
         self._graph: tuple[Vector, Vector] | None = None
         self._differences = False
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether other problems answer theta."""
+        return self._answers is not None
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -98,7 +112,8 @@ class Level:
 
     def loss(self, theta: Vector, lam: Values | None = None) -> Tensor:
         """The loss without the optimizer's weight decay, (), with theta (and lam, if given) put in."""
-        return self._problem.loss({self.name: theta, **(lam or {})})
+        values: Values = {self.name: theta, **(lam or {})}
+        return self._problem.loss(values if self._answers is None else self._answers(values))
 
     def upper_loss(self, theta: Vector, lam: Values | None = None) -> Tensor:
         """F as a function of this level alone, (): dF/dtheta at the level's own theta is the v that came with it.

@@ -56,6 +56,8 @@ def compare(got: dict[str, Vector], reference: dict[str, Vector]) -> Agreement |
 
 def choose(cross: Cross, level: Level, x: Vector) -> Cross:
     """`cross`, or what stands in for it on this level. Logs its reason, once."""
+    if level.is_nested:
+        return DoubleBackward()
     reference = _attempt(DoubleBackward(), level, x)
     got = _attempt(cross, level, x)
     edge = f"{', '.join(level.lam)} <- {level.name}"
@@ -106,6 +108,8 @@ def choose(cross: Cross, level: Level, x: Vector) -> Cross:
 
 def needs_differences(level: Level, v: Vector) -> bool:
     """Whether Hessian products must be differences of gradients: a kernel has no double backward, or cuts it off."""
+    if level.is_nested:
+        return False
     try:
         product: Vector | None = level.hvp(v)
         why = "cut off by a kernel, zero"
