@@ -18,6 +18,8 @@ from mlorun.hypergradient.sweep import Telemetry, sweep
 from mlorun.hypergradient.vectors import Vector
 
 Estimates = Mapping[str, Hypergradient]
+# problems in order of a sweep: whom each is differentiated in, and who answers it, each after those that it depends on
+Order = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,7 @@ class Adjoint:
         self._views = views
         self._graph = graph
         self._paths = {name: graph.nodes_on_paths(name) for name in graph.names}
+        self._orders: dict[tuple[str, frozenset[str]], Order] = {}
         self.carries: dict[str, dict[str, Any]] = {name: {} for name in graph.names}
         self._previous: dict[str, Vector] = {}
 
@@ -96,24 +99,35 @@ class Adjoint:
         estimates   in place of the problems' own hypergradients
         """
         chosen = {name: (estimates or {}).get(name) or self.estimate(name) for name in self._paths[upper]}
-        own_loss = frozenset(name for name, estimate in chosen.items() if estimate.needs.nested == "own_loss")
-        order = self._graph.sweep_order(upper, own_loss)
+        order = self._order(upper, frozenset(name for name, e in chosen.items() if e.needs.nested == "own_loss"))
 
         def node(name: str) -> Node:
             estimate = chosen[name]
-            live = (*reversed(order), upper)
-            reads = self._graph.outside(name, own_loss=name in own_loss)
-            below = () if name in own_loss else self._graph.nodes_on_paths(name)
             again = estimate if estimates is not None and estimate.needs.tangents else None
+            reads, below = order[name]
             return Node(
-                views.view(name, tuple(other for other in live if other in reads), estimate=again),
+                views.view(name, reads, estimate=again),
                 estimate,
-                tuple(
-                    node(low) for low in reversed(order) if low in below and chosen[low].needs.answers != "constant"
-                ),
+                tuple(node(low) for low in below if chosen[low].needs.answers != "constant"),
             )
 
         return tuple(node(name) for name in order)
+
+    def _order(self, upper: str, own_loss: frozenset[str]) -> Order:
+        key = upper, own_loss
+        if key not in self._orders:
+            graph, order = self._graph, self._graph.sweep_order(upper, own_loss)
+            upwards = tuple(reversed(order))
+            depends = {name: graph.outside(name, own_loss=name in own_loss) for name in order}
+            below = {name: () if name in own_loss else graph.nodes_on_paths(name) for name in order}
+            self._orders[key] = {
+                name: (
+                    tuple(other for other in (*upwards, upper) if other in depends[name]),
+                    tuple(low for low in upwards if low in below[name]),
+                )
+                for name in order
+            }
+        return self._orders[key]
 
     def estimate(self, node: str) -> Hypergradient:
         """How the problems above differentiate through `node`."""

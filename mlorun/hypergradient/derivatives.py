@@ -98,7 +98,7 @@ def with_pull_back(values: Vector, inputs: Sequence[Tensor], pulled: PullBack) -
     pulled   (values, inputs, cotangents) to input-shaped products; called with gradients enabled where the product is
              to be differentiated again, and then made of operations on these very tensors
     """
-    return tuple(_Known.apply(pulled, len(values), *vectors.detach(values), *inputs))  # type: ignore[no-untyped-call]
+    return tuple(_Known.apply(pulled, len(values), *vectors.detach(values), *inputs))
 
 
 def push_forward(

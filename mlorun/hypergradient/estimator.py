@@ -32,8 +32,8 @@ class Needs:
     tangents            `propagate` is called at every update, as it happens
     upper_loss          it evaluates the upper problem's loss again, so the batch of that problem is kept
     nested              how it takes second derivatives of a problem that steers others: "full", those of its total loss;
-                        "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its own
-                        loss, with constant lower optima. None: refused on such a problem
+                        "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its
+                        own loss, with constant lower optima. None: refused on such a problem
     answers             what second derivatives of the problem above see of this one's optimum: its `solution` ("solve"),
                         or a constant. None: refused below such a problem
     reruns_inner_loop   it repeats the inner loop by the lower loss alone; refused for a problem with a hypergradient of

@@ -1,14 +1,14 @@
 """Lower optima as functions of what they depend on, so that a problem that steers others has a total loss.
 
-That loss is Phi(mu, lam) = L(mu, beta*(mu, lam), lam), with beta*(mu, lam) the optimum of the problem below. Here beta* is
-a function that autograd differentiates by the implicit function theorem, as often as it is asked to. With
+That loss is Phi(mu, lam) = L(mu, beta*(mu, lam), lam), with beta*(mu, lam) the optimum of the problem below. Here beta*
+is a function that autograd differentiates by the implicit function theorem, as often as it is asked to. With
 H = d2 L_B / d beta2 and C = d2 L_B / d(mu, lam) d beta,
 
     (d beta* / d(mu, lam))' g = -C w,    H w = g,
 
-where C is a function of beta* and of (mu, lam) again, and w differentiates as a solution does, dw = H^-1 (dg - dH w). A
-second derivative of Phi along q is then that of the Lagrangian L - w'dL_B/dbeta along (q, J q), J = d beta* / d mu, pulled
-back by J: two solves of the problem below, and third derivatives of its loss.
+where C is a function of beta* and of (mu, lam) again, and w differentiates as a solution does, dw = H^-1 (dg - dH w).
+A second derivative of Phi along q is then that of the Lagrangian L - w'dL_B/dbeta along (q, J q), J = d beta* / d mu,
+pulled back by J: two solves of the problem below, and third derivatives of its loss.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from mlorun.hypergradient import derivatives
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.inner_loop import Values
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector, detach
@@ -44,6 +44,11 @@ class LowerOptimum:
         """theta*, a function of these parameters; of live ones for a problem that `values` leave out."""
         inputs = [t for name, live in self.level.lam.items() for t in values.get(name, live)]
         return derivatives.with_pull_back(self.level.theta, inputs, self._answer)
+
+    def residual(self, g: Vector) -> Tensor:
+        """norm(H w - g) / norm(g) of the solve, (): how far second derivatives are from those of the optimum."""
+        left = vectors.add(self.level.hvp(detach(self._solve(self.level, g))), g, alpha=-1.0)
+        return vectors.norm(left) / vectors.norm(g)
 
     def _answer(self, theta: Vector, inputs: Vector, g: Vector) -> Sequence[Tensor]:
         """-C w: the cotangents of the parameters."""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.level import Level, Report, UpperLoss
 from mlorun.hypergradient.lower_optima import LowerOptima, LowerOptimum
 from mlorun.hypergradient.recorded import RecordedProblem
+
+log = logging.getLogger("mlorun.hypergradient")
+
+LARGEST_RESIDUAL = 0.1
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,34 @@ class Node:
 
     def level(self, upper: UpperLoss | None = None, report: Report | None = None) -> Level:
         """The problem as its estimator sees it; of its total loss, where others answer it."""
-        constant = self.estimate.needs.nested == "gauss_newton"
-        optima = [LowerOptimum(node.level(), node.estimate.solution, constant=constant) for node in self.below]
+        optima = self._optima()
         return Level(self.problem, upper, report, LowerOptima(optima) if optima else None)
+
+    def check_solves(self) -> None:
+        """Log every problem below whose solve is far from one: second derivatives of the total loss are as far off."""
+        optima = self._optima()
+        theta = {optimum.level.name: vectors.leaves(optimum.level.theta) for optimum in optima}
+        if not theta:
+            return
+        flat = tuple(t for vector in theta.values() for t in vector)
+        cotangents = vectors.split(derivatives.gradient(self.problem.loss(theta), flat), theta)
+        for optimum in optima:
+            low, g = optimum.level.name, cotangents[optimum.level.name]
+            if not vectors.norm(g):
+                continue  # the loss does not read it at first hand
+            left = float(optimum.residual(g))
+            if not left <= LARGEST_RESIDUAL:
+                log.warning(
+                    "%s: the second derivatives of its total loss solve with %s's Hessian, and %s's hypergradient "
+                    "leaves %.0f %% of the right-hand side: they are about as far off. %s.hypergradient=cg with more "
+                    "iterations comes nearer",
+                    self.problem.name,
+                    low,
+                    low,
+                    100 * left,
+                    low,
+                )
+
+    def _optima(self) -> list[LowerOptimum]:
+        constant = self.estimate.needs.nested == "gauss_newton"
+        return [LowerOptimum(node.level(), node.estimate.solution, constant=constant) for node in self.below]

@@ -7,8 +7,8 @@ With F the upper loss, n the problems below, H_n = d2 L_n / d theta_n2 and B_nm 
         v_m -= B_nm H_n^-1 v_n                      for each other problem m that L_n reads
         g   -= B_nU H_n^-1 v_n                      if L_n reads the upper problem U
 
-A problem m is one whose optimum L_n reads, or one that steers n. Where n itself steers others, L_n is its total loss, in
-which these have answered (lower_optima.py): H_n and B_nm are total derivatives.
+A problem m is one whose optimum L_n reads, or one that steers n. Where n itself steers others, L_n is its total loss,
+in which these have answered (lower_optima.py): H_n and B_nm are total derivatives.
 
 One solve a problem, so the cost is linear in edges. Summing over paths one by one gives the same at more cost.
 """
@@ -78,6 +78,8 @@ def sweep(
         report = partial(_put, telemetry, name) if measure else None
         if report is not None:
             report("cotangent_norm", vectors.norm(v[name]))
+        if name not in carries:
+            node.check_solves()
         level = node.level(UpperLoss(upper_loss, cotangents.get(name), v[name]), report)
         parts, after[name] = _estimated(node.estimate, level, v[name], carries.get(name))
         for other, part in parts.items():

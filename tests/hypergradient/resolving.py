@@ -98,7 +98,9 @@ class Solved:
         """dF/dlam of the solved program, by central differences."""
         start = self.starts[upper]
         units = torch.eye(len(start))
-        return torch.stack([(self.value(upper, start + h * e) - self.value(upper, start - h * e)) / (2 * h) for e in units])
+        return torch.stack(
+            [(self.value(upper, start + h * e) - self.value(upper, start - h * e)) / (2 * h) for e in units]
+        )
 
     def gradient(self, upper: str, hypergradient: Callable[[str], Hypergradient]) -> Tensor:
         """What mlorun gives at the solved program, one step of each lower problem at learning rate 0 behind it."""

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
-from mlorun.errors import GraphError
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.implicit import Implicit
@@ -60,7 +59,7 @@ def scalar(top: Loss, l2u: Mapping[str, list[str]]) -> Solved:
 def test_the_scalar_program_has_its_closed_form(top: Loss, l2u: Any, truth: float, nested: Nested) -> None:
     program = scalar(top, l2u)
     assert float(program.gradient("top", exact(nested))[0]) == pytest.approx(truth, abs=1e-12)
-    assert float(program.slope("top")[0]) == pytest.approx(truth, abs=1e-8)
+    assert float(program.slope("top")[0]) == pytest.approx(truth, abs=1e-6)
 
 
 def test_by_its_own_loss_alone_the_scalar_program_is_twice_as_far() -> None:
@@ -89,7 +88,7 @@ def smooth(seed: int, name: str, reads: Mapping[str, int], size: int, *, joint: 
     return loss
 
 
-SIZES = {"top": 2, "mid": 2, "low": 2, "base": 1, "side": 2}
+LONG = 4  # problems in a row, from which on each has one parameter: the reference solves all below at every evaluation
 
 
 def program(
@@ -97,11 +96,12 @@ def program(
 ) -> Solved:
     names = list(dict.fromkeys([*u2l, *l2u, *(n for to in (*u2l.values(), *l2u.values()) for n in to)]))
     graph = ProblemGraph.build(names, u2l, l2u)
+    sizes = {name: 1 if len(graph.levels()) >= LONG else 2 for name in names}
     losses = {}
     for index, name in enumerate(names):
-        reads = {other: SIZES[other] for other in graph.reads(name)}
-        losses[name] = smooth(100 * (index + 1), name, reads, SIZES[name], joint=joint)
-    starts = {name: 0.3 * random(7 + index, SIZES[name]) for index, name in enumerate(names)}
+        reads = {other: sizes[other] for other in graph.reads(name)}
+        losses[name] = smooth(100 * (index + 1), name, reads, sizes[name], joint=joint)
+    starts = {name: 0.3 * random(7 + index, sizes[name]) for index, name in enumerate(names)}
     return Solved(losses, graph, starts, {name: decay for name in names if name != "top"})
 
 

@@ -154,7 +154,7 @@ class ProblemGraph:
         below = self.below(upper)
 
         def climb(node: str) -> list[tuple[str, ...]]:
-            routes = [(node,)] if upper in self.uppers[node] else []
+            routes: list[tuple[str, ...]] = [(node,)] if upper in self.uppers[node] else []
             for other in self.names:
                 if other in below and node in self.outside(other, own_loss=True):
                     routes.extend((node, *rest) for rest in climb(other))
