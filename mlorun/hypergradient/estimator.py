@@ -31,7 +31,7 @@ class Needs:
     inner_loop          how the updates of the inner loop are recorded; None is not at all
     tangents            `propagate` is called at every update, as it happens
     upper_loss          it evaluates the upper problem's loss again, so the batch of that problem is kept
-    nested              how it takes second derivatives of a problem that steers others: "full", those of its total loss;
+    nested              how it takes second derivatives of a problem that steers others: "full", of its total loss;
                         "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its
                         own loss, with constant lower optima. None: refused on such a problem
     answers             what second derivatives of the problem above see of this one's optimum: its `solution` ("solve"),
