@@ -9,6 +9,7 @@
     --steps        where the run is looked at, right before the upper problem's step
     --batches      pairs of a lower and an upper batch that a mean is taken over (8)
     --damping      of the exact solve on all data (0.01)
+    --with         further overrides: classifier.optimizer.weight_decay=0.01
 
 Every run trains with its own estimator, whose carry is warm. Single-batch hypergradients are noisy, so three cosines:
 
@@ -126,7 +127,7 @@ def look(engine: Engine, batches: int, damping: float) -> Look:
     """At the program right before the upper problem's step."""
     pair = Pair(engine)
     carries = engine.adjoint.carries[pair.upper]
-    exact = {pair.lower: Implicit(Minres(ITERATIONS, damping, 1e-6), DoubleBackward(), "after")}
+    exact = {pair.lower: Implicit(Minres(ITERATIONS, damping, 1e-3), DoubleBackward(), "after")}
     got: list[Vector] = []
     wanted: list[Vector] = []
     for views in pair.batches(batches):
@@ -145,11 +146,11 @@ def look(engine: Engine, batches: int, damping: float) -> Look:
     )
 
 
-def run(experiment: str, row: str, seed: int, steps: Sequence[int], batches: int, damping: float) -> Run:
+def run(program: Sequence[str], row: str, seed: int, steps: Sequence[int], batches: int, damping: float) -> Run:
     """One run with the estimator of `row`."""
     start = time.perf_counter()
     option, *changes = row.split()
-    base = [f"experiment={experiment}", f"seed={seed}", f"engine.train_iters={max(steps)}"]
+    base = [*program, f"seed={seed}", f"engine.train_iters={max(steps)}"]
     lower = Pair(mlorun.build(mlorun.compose(base))).lower
     chosen = [f"{lower}.hypergradient={option}", *(f"{lower}.hypergradient.{change}" for change in changes)]
     engine = mlorun.build(mlorun.compose([*base, *chosen]))
@@ -191,13 +192,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--steps", type=int, nargs="+", default=[25, 50, 100])
     parser.add_argument("--batches", type=int, default=8)
     parser.add_argument("--damping", type=float, default=1e-2)
+    parser.add_argument("--with", nargs="+", default=[], dest="overrides")
     options = parser.parse_intermixed_args(list(arguments))
     table = []
     for row in options.rows:
         runs = []
         for seed in options.seeds:
             try:
-                one = run(options.experiment, row, seed, options.steps, options.batches, options.damping)
+                one = run([f"experiment={options.experiment}", *options.overrides], row, seed, options.steps, options.batches, options.damping)
             except mlorun.MlorunError as error:
                 print(f"{row}, seed {seed}: {error.message}", flush=True)
                 continue
