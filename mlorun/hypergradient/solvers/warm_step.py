@@ -28,7 +28,7 @@ class WarmStep(Solver):
     H^-1 v. u is the carry: a resumed run goes on from it. A residual that outgrows v is named in the log, once.
     """
 
-    def __init__(self, rho: StepSize, steps: int, damping: float = 0.0) -> None:
+    def __init__(self, rho: StepSize, steps: int, damping: float) -> None:
         check_step_size("rho", rho)
         at_least("steps", steps, 1)
         at_least("damping", damping, 0)
