@@ -1,27 +1,28 @@
 """Do the hypergradients point the right way out of the box? Cosines to the exact one, in runs of a shipped experiment.
 
-    python -m tests.benchmarks.default_cosines                            one seed, up to step 100: some minutes
-    python -m tests.benchmarks.default_cosines --seeds 0 1 2 --steps 25 50 100 200 400 800
+    python -m tests.benchmarks.default_cosines              every default, one seed, three steps: some two minutes
+    python -m tests.benchmarks.default_cosines f2sa "f2sa gamma=100" --seeds 0 1 2 --steps 25 50 100 200 400
 
-    ROWS           options, each with changes of it: "soba" "soba solve.steps=3" "f2sa gamma=100"; every default if none
-    --experiment   with an upper problem that acts by the loss of one lower problem (mwn_digits)
+    ROWS           options, each with changes of it; the defaults of eight of them if none
+    --experiment   with one upper problem, which acts by the loss of one lower problem (mwn_digits)
+    --with         further overrides, as classifier.optimizer.weight_decay=0.01
     --seeds        a run each
     --steps        where the run is looked at, right before the upper problem's step
     --batches      pairs of a lower and an upper batch that a mean is taken over (8)
-    --damping      of the exact solve on all data (0.01)
-    --with         further overrides: classifier.optimizer.weight_decay=0.01
+    --damping      of the exact solve (0.01)
 
-Every run trains with its own estimator, whose carry is warm. Single-batch hypergradients are noisy, so three cosines:
+Every run trains with its own estimator, whose carry is warm. Hypergradients of single batches are noisy, so there are three
+cosines:
 
     all data   of the mean over the batches, at the parameters and the carry of the run, to the hypergradient of the two
-               whole splits by (H + damping I) x = v. An MLP's Hessian is singular and, in part, negative: without
-               damping the flattest directions decide
-    mean       the same to the mean of the damped exact hypergradients of the same batches
-    batch      of the one that the run takes, to the exact one of its batch as `mlorun verify` has it: least squares, no
-               damping
+               whole splits by (H + damping I) x = v, with MINRES. Without weight decay an MLP's Hessian is singular and in
+               part negative: there the damping decides about the sign of what is called exact
+    mean       of the same to the mean of the damped exact hypergradients of the same batches
+    batch      of the one that the run takes, to the exact one of its batch as `mlorun verify` has it: least squares,
+               without damping
 
-Then loss and accuracy of the classifier on the whole upper split, the one that the upper problem learns from, at the
-last step. The test split is not read.
+Then loss and accuracy of the classifier on the whole upper split, from which the upper problem learns, after the last
+step. The test split is not read.
 """
 
 from __future__ import annotations
@@ -176,7 +177,10 @@ def _summary(name: str, runs: Sequence[Run]) -> str:
     for index in range(3):
         every = [one.cosines[index] for each in runs for one in each.looks]
         every = [value for value in every if value == value]
-        cells.append(f"{statistics.median(every):+.2f} / {min(every):+.2f}" if every else "zero")
+        positive = sum(value > 0 for value in every)
+        cells.append(
+            f"{statistics.median(every):+.2f} / {min(every):+.2f} / {positive} of {len(every)}" if every else "zero"
+        )
     losses, accuracies = [each.loss for each in runs], [each.accuracy for each in runs]
     cells.append(f"{statistics.mean(losses):.3f} ({min(losses):.3f} to {max(losses):.3f})")
     cells.append(f"{statistics.mean(accuracies):.1f} ({min(accuracies):.1f} to {max(accuracies):.1f})")
@@ -199,7 +203,14 @@ def main(arguments: Sequence[str]) -> None:
         runs = []
         for seed in options.seeds:
             try:
-                one = run([f"experiment={options.experiment}", *options.overrides], row, seed, options.steps, options.batches, options.damping)
+                one = run(
+                    [f"experiment={options.experiment}", *options.overrides],
+                    row,
+                    seed,
+                    options.steps,
+                    options.batches,
+                    options.damping,
+                )
             except mlorun.MlorunError as error:
                 print(f"{row}, seed {seed}: {error.message}", flush=True)
                 continue
@@ -211,7 +222,8 @@ def main(arguments: Sequence[str]) -> None:
             print(f"{row}, seed {seed}, {one.seconds:.0f} s: {points}; {one.loss:.3f} {one.accuracy:.1f}", flush=True)
         if runs:
             table.append(_summary(row, runs))
-    print("\n| | all data, median / worst | mean | batch | loss (range) | accuracy (range) |\n|---|---|---|---|---|---|")
+    print("\n| | all data, median / worst / above 0 | mean | batch | loss (range) | accuracy (range) |")
+    print("|---|---|---|---|---|---|")
     print("\n".join(table))
 
 

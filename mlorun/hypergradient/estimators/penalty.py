@@ -14,6 +14,7 @@ from mlorun.hypergradient.estimator import Hypergradient, Needs
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
 
+
 @dataclass(frozen=True)
 class Copy:
     """What a penalty method keeps between calls: y, or y - theta where y follows theta; and how many calls there were."""
@@ -79,9 +80,7 @@ class F2SA(Penalty):
     dF/dlam(y) - dF/dlam(z), added here, makes it dF/dlam(y).
     """
 
-    def __init__(
-        self, gamma: float, growth: float, steps: int, rate: float | Literal["lr"], follow: bool
-    ) -> None:
+    def __init__(self, gamma: float, growth: float, steps: int, rate: float | Literal["lr"], follow: bool) -> None:
         positive("gamma", gamma)
         at_least("growth", growth, 0)
         super().__init__(steps, rate, follow)
