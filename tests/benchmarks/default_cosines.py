@@ -11,12 +11,12 @@
     --batches      pairs of a lower and an upper batch that a mean is taken over (8)
     --damping      of the exact solve (0.01)
 
-Every run trains with its own estimator, whose carry is warm. Hypergradients of single batches are noisy, so there are three
-cosines:
+Every run trains with its own estimator, whose carry is warm. Hypergradients of single batches are noisy, so there are
+three cosines:
 
     all data   of the mean over the batches, at the parameters and the carry of the run, to the hypergradient of the two
-               whole splits by (H + damping I) x = v, with MINRES. Without weight decay an MLP's Hessian is singular and in
-               part negative: there the damping decides about the sign of what is called exact
+               whole splits by (H + damping I) x = v, with MINRES. Without weight decay an MLP's Hessian is singular and
+               in part negative: there the damping decides about the sign of what is called exact
     mean       of the same to the mean of the damped exact hypergradients of the same batches
     batch      of the one that the run takes, to the exact one of its batch as `mlorun verify` has it: least squares,
                without damping

@@ -57,6 +57,23 @@ def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     assert not torch.equal(first.y[0], second.y[0])
 
 
+@pytest.mark.parametrize("follow", [True, False])
+def test_f2sa_is_the_implicit_hypergradient_at_parameters_short_of_their_optimum_where_y_follows_them(
+    follow: bool,
+) -> None:
+    case = quadratic()
+    h, c = case.hessians["low"], case.cross["low"]["up"]
+    theta = case.points["low"] + 0.5 * torch.randn(5)
+    rows = {"up": case.points["up"].clone().requires_grad_(), "low": theta.clone().requires_grad_()}
+    direct, v = torch.autograd.grad(case.losses["up"](rows), (rows["up"], rows["low"]))
+    engine = engine_of(case, lambda: F2SA(1e4, 0.0, 600, 0.3, follow), lr=1e-12)  # which leaves theta where it is
+    with torch.no_grad():
+        engine.problems["low"].theta[0].copy_(theta)
+    execute(engine, Action("low", starts=True))
+    error = relative(engine.gradient("up")[0], direct - c @ torch.linalg.solve(h, v))
+    assert error < 1e-3 if follow else error > 100
+
+
 def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     case, decay = quadratic(), 0.7
     h, c = case.hessians["low"], case.cross["low"]["up"]

@@ -17,7 +17,7 @@ from mlorun.hypergradient.vectors import Vector
 
 @dataclass(frozen=True)
 class Copy:
-    """What a penalty method keeps between calls: y, or y - theta where y follows theta; and how many calls there were."""
+    """What a penalty method keeps between calls: y, or y - theta where y follows theta; and the number of calls."""
 
     y: Vector
     count: int
@@ -28,14 +28,13 @@ class Penalty(Hypergradient):
 
     steps    of gradient descent of y a call
     rate     their length; `lr` is the lower optimizer's
-    follow   y starts a call as far from theta, the problem's own parameters, as the call before left it; and it descends
-             L - <dL/dtheta at theta, .> in place of L, so that L alone holds it at theta. False: y starts where the call
-             before left it, and descends L, as published
+    follow   y starts a call as far from theta, the problem's own parameters, as the call before left it, and descends
+             L - <dL/dtheta at theta, y> in place of L, which has its minimum at theta where L is convex.
+             False: y starts where the call before left it, and descends L, as published
 
-    y - theta is to be what F makes of it, for it is multiplied by the penalty. As published it is that only where theta,
-    too, is trained by plain gradient descent of this rate and so many steps a call, and both are close to their optima.
-    A y that is trained more slowly, or on other batches, falls behind theta: the lag is multiplied as well, and has
-    nothing to do with F.
+    y - theta is multiplied by the penalty, so it must be what F makes of it and nothing else. As published it is
+    that only where theta, too, takes so many plain gradient steps of this rate a call. Elsewhere, under momentum for
+    one, y falls behind theta, and the lag is multiplied as well.
     """
 
     needs = Needs(upper_loss=True)

@@ -55,8 +55,8 @@ def scaling(
 ) -> tuple[Callable[[Vector], Vector], Vector | None]:
     """x to (step size) x, and the vector that the next power iteration starts from.
 
-    step_size   a number; `lr`, the lower optimizer's; `auto`, 1 / (largest absolute eigenvalue of H) by power iteration:
-                20 Hessian products at the first call, where `start` is None, and 2 at each later one
+    step_size   a number; `lr`, the lower optimizer's; `auto`, 1 / (largest absolute eigenvalue of H) by power
+                iteration: 20 Hessian products at the first call, where `start` is None, and 2 at each later one
     """
     if step_size == "lr":
         rates = level.learning_rates
