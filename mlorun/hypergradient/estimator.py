@@ -34,8 +34,8 @@ class Needs:
     nested              how it takes second derivatives of a problem that steers others: "full", of its total loss;
                         "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its
                         own loss, with constant lower optima. None: refused on such a problem
-    answers             what second derivatives of the problem above see of this one's optimum: its `solution` ("solve"),
-                        or a constant. None: refused below such a problem
+    answers             what second derivatives of the problem above see of this one's optimum: its `solution`
+                        ("solve"), or a constant. None: refused below such a problem
     reruns_inner_loop   it repeats the inner loop by the lower loss alone; refused for a problem with a hypergradient of
                         its own
     """

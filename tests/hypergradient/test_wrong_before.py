@@ -95,8 +95,8 @@ def program(
 
 ESTIMATES: dict[str, tuple[Callable[[], Hypergradient], type[Problem]]] = {
     "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"), Low),
-    "f2sa": (lambda: F2SA(10.0, 0.0, 5, 0.1), Low),
-    "bome": (lambda: BOME(50.0, 5, 0.1), Low),
+    "f2sa": (lambda: F2SA(10.0, 0.0, 5, 0.1, True), Low),
+    "bome": (lambda: BOME(50.0, 5, 0.1, True), Low),
     "evolution": (lambda: Evolution(4, 1e-3, 0), Low),
     "reinforce": (lambda: Reinforce("none", 0.9), Drawing),
 }
