@@ -15,6 +15,7 @@ from torch import Tensor
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem, loss_of
 from mlorun.core.replay.functional import FunctionalProgram
+from mlorun.core.replay.recompute import reentrant_calls
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import derivatives
 from mlorun.hypergradient.draws import taped
@@ -107,8 +108,18 @@ def _host_rng() -> tuple[object, bytes]:
 
 def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
     program.scratch_buffers()
-    loss = loss_of(problem.training_step(batch), problem.name)
     where = f"{type(problem).__name__}.training_step"
+    hidden: list[str] = []
+    with reentrant_calls(hidden.append):
+        loss = loss_of(problem.training_step(batch), problem.name)
+    if hidden:
+        raise GraphError(
+            f"the loss of {problem.name} calls torch.utils.checkpoint with use_reentrant=True, torch's default, which "
+            "gives no gradient to the parameters inside where a backward pass names its inputs, as mlorun's do",
+            where=where,
+            seen=hidden[0],
+            fix="use_reentrant=False in that call",
+        )
     if loss.numel() != 1:
         raise ConfigError(
             f"the loss of {problem.name} is not a scalar",

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.replay.recompute import without_checkpointing
 from mlorun.core.replay.snapshot import Snapshot, cast
 from mlorun.errors import GraphError
 from mlorun.hypergradient.inner_loop import Values
@@ -75,7 +76,7 @@ class FunctionalProgram:
         """
         problem = self.problems[name]
         total: Tensor | None = None
-        with self.substituted(values), torch.enable_grad(), self._without_autocast():
+        with self.substituted(values), torch.enable_grad(), self._without_autocast(), without_checkpointing():
             for snapshot in snapshots:
                 batch = self.batch(name, snapshot)
                 self._enter(snapshot)
