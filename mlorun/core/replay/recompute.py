@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 _MODULE = torch.utils.checkpoint
-# what `checkpoint` looks up when it is called: for use_reentrant=False, of which torch has the first from 2.15 on or so,
+# what `checkpoint` looks up when it is called: for use_reentrant=False (older versions of torch lack the first name),
 # and for use_reentrant=True
 _GENERATORS = tuple(
     name
@@ -28,7 +28,7 @@ _GENERATORS = tuple(
 )
 _REENTRANT = "CheckpointFunction"
 _UNKNOWN = (
-    "this version of torch has another torch.utils.checkpoint than mlorun knows, so that a loss which recomputes cannot "
+    "this version of torch has a torch.utils.checkpoint mlorun does not know, so that a loss that recomputes cannot "
     "be evaluated again at other parameters: take checkpoint out of the lower losses"
 )
 

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import one_of
-from mlorun.hypergradient.crosses.choice import STAND_INS, choose, needs_differences
+from mlorun.hypergradient.crosses.choice import STAND_INS, choose
 from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.estimator import Hypergradient, Needs
 from mlorun.hypergradient.level import Level
@@ -29,7 +29,7 @@ class Implicit(Hypergradient):
     """-B H^-1 v by the implicit function theorem.
 
     solve       v to about H^-1 v
-    cross       x to B x; what stands in for it where a kernel or a stop-gradient forbids it is chosen at the first call
+    cross       x to B x; what stands in for it where a kernel forbids it is chosen at the first call
     linearize   at the lower parameters "after" the last optimizer step, or "before" it
 
     Reports, where asked, norm(H x - v) / norm(v) for a solve that uses H: one Hessian product.
@@ -42,14 +42,16 @@ class Implicit(Hypergradient):
         self.needs = Needs(linearize=linearize)
 
     def __call__(self, level: Level, v: Vector, carry: Carry | None) -> tuple[dict[str, Vector], Carry]:
-        differences = self.solve.curvature and (needs_differences(level, v) if carry is None else carry.differences)
+        if carry is None:
+            cross, differences = choose(self.cross, level, v, curvature=self.solve.curvature)
+        else:
+            cross, differences = carry.cross, carry.differences
         if differences:
             level.take_differences()
         x, start = self.solve(level, v, carry.solve if carry else None)
         if level.report is not None and self.solve.curvature:
             residual = vectors.add(level.hvp(x), v, alpha=-1.0)
             level.report("residual", vectors.norm(residual) / vectors.norm(v))
-        cross = carry.cross if carry else choose(self.cross, level, x)
         crossed = cross(level, x)
         return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start, differences)
 
