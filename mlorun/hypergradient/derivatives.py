@@ -135,7 +135,8 @@ def difference_radius(point: Vector) -> Tensor:
     float32."""
     length = vectors.norm(point)
     eps = max(torch.finfo(t.dtype).eps for t in point)
-    return torch.where(length > 0, length, torch.ones_like(length)) * (2 * float(eps) ** (1 / 3))
+    radius: Tensor = torch.where(length > 0, length, torch.ones_like(length)) * (2 * eps ** (1 / 3))
+    return radius
 
 
 def jacobian_rows(outputs: Vector, inputs: Mapping[str, Vector]) -> list[Vector]:

@@ -18,7 +18,7 @@ from torch.func import functional_call
 from mlorun.core.engine import Engine
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.schedule import UpdateSchedule
-from mlorun.core.replay.views import default_dtype
+from mlorun.core.replay.views import ProblemView, default_dtype
 from mlorun.errors import GraphError
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.crosses.cross import Cross
@@ -359,3 +359,222 @@ def test_a_decision_for_differences_goes_through_a_checkpoint() -> None:
     other.load_state_dict(engine.state_dict())
     assert other.adjoint.choices() == engine.adjoint.choices()
     assert "by differences" in other.adjoint.choices()["up <- fit"]
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.lstm, self.head = nn.LSTM(4, 5, batch_first=True), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.lstm(x[:, None].expand(-1, 3, -1))[0][:, -1])
+
+
+class Words(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 6, padding_idx=0), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(F.relu(self.table((2 * x).long().abs().clamp(max=8)).mean(dim=1)))
+
+
+class Attention(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.TransformerEncoderLayer(4, 2, 8, dropout=0.1, batch_first=True), nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(x[:, None].expand(-1, 3, -1) * torch.tensor([[1.0], [0.5], [2.0]])).mean(dim=1))
+
+
+class Teacher(nn.Module):
+    """Learns from its own outputs, taken as constants."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Linear(4, 8), Kernel(Twice.apply), nn.Linear(8, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            goal = self.body(x).mul_(0.5).tanh()
+        out: Tensor = self.body(x)
+        return out * out.square().mean().item() - (out - goal).square()
+
+
+class Constants(nn.Module):
+    """Makes tensors without saying of which type, and draws into them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(torch.relu(x @ torch.eye(4) + torch.randn(4))) @ torch.ones(3, 3).triu()
+
+
+class InSingle(nn.Module):
+    """Whatever comes in, it computes in float32."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.tanh(F.linear(x.float(), self.body.weight.float(), self.body.bias.float()))
+
+
+def sequence(*middle: nn.Module, width: int = 16) -> nn.Module:
+    return nn.Sequential(nn.Linear(4, width), *middle, nn.Linear(width, 3))
+
+
+ORDINARY: dict[str, Callable[[], nn.Module]] = {
+    "relu": lambda: sequence(nn.ReLU(), nn.Linear(16, 16), nn.ReLU()),
+    "wide relu": lambda: sequence(nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), width=400),
+    "gelu and layer norm": lambda: sequence(nn.GELU(), nn.LayerNorm(16)),
+    "dropout": lambda: sequence(nn.Dropout(0.5), nn.ReLU()),
+    "batch norm": lambda: sequence(nn.BatchNorm1d(16), nn.ReLU()),
+    "convolution": lambda: nn.Sequential(
+        nn.Unflatten(1, (1, 2, 2)),
+        nn.Conv2d(1, 6, 2, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Flatten(),
+        nn.Linear(6, 3),
+    ),
+    "spectral norm": lambda: nn.Sequential(
+        nn.utils.parametrizations.spectral_norm(nn.Linear(4, 8)), nn.ReLU(), nn.Linear(8, 3)
+    ),
+    "lstm": Recurrent,
+    "embedding": Words,
+    "attention": Attention,
+    "teacher": Teacher,
+    "constants": Constants,
+    "single": InSingle,
+    "linear": lambda: nn.Linear(4, 3),
+}
+
+
+class Classify(Problem):
+    """Meta-Weight-Net: the weights read detached losses."""
+
+    scale = 1.0
+
+    def get_batch(self) -> Any:
+        draw = torch.Generator().manual_seed(1)
+        return torch.randn(24, 4, generator=draw), torch.randint(3, (24,), generator=draw)
+
+    def training_step(self, batch: Any) -> Tensor:
+        losses = F.cross_entropy(self(batch[0]), batch[1], reduction="none")[:, None]
+        weights = self.up.module(losses.detach())
+        return ((1 - self.scale + self.scale * weights) * losses).mean()
+
+
+class Faint(Classify):
+    scale = 1e-7
+
+
+class Unread(Classify):
+    scale = 0.0
+
+
+class Judge(Problem):
+    def get_batch(self) -> Any:
+        draw = torch.Generator().manual_seed(2)
+        return torch.randn(24, 4, generator=draw), torch.randint(3, (24,), generator=draw)
+
+    def training_step(self, batch: Any) -> Tensor:
+        return F.cross_entropy(self.fit(batch[0]), batch[1])
+
+
+def ordinary(module: nn.Module, estimate: Hypergradient, fit: type[Problem] = Classify, **more: Any) -> Engine:
+    lower = fit(
+        name="fit",
+        module=module,
+        optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9),
+        hypergradient=estimate,
+        update_schedule=UpdateSchedule(unroll_steps=2),
+    )
+    weights = nn.Sequential(nn.Linear(1, 10), nn.ReLU(), nn.Linear(10, 1), nn.Sigmoid())
+    upper = Judge(name="up", module=weights, optimizer=lambda theta: torch.optim.Adam(theta, lr=1e-3))
+    return Engine([upper, lower], {"u2l": {"up": ["fit"]}}, train_iters=4, seed=0, **more)
+
+
+def alarms(engine: Engine, caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the log says of products that are off."""
+    caplog.clear()
+    with caplog.at_level(logging.WARNING, "mlorun"):
+        engine.run()
+    return [record.getMessage() for record in caplog.records if "% off" in record.getMessage()]
+
+
+CHECKED: dict[str, Callable[[], Hypergradient]] = {
+    "cg": lambda: Implicit(ConjugateGradient(3, 1.0, 0.0, False), DoubleBackward(), "after"),
+    "t1t2": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"),
+    "unrolled": lambda: Unrolled(None, "iterates"),
+}
+
+
+@pytest.mark.parametrize("own_precision", [False, True], ids=["in float64", "in float32"])
+@pytest.mark.parametrize("preset", CHECKED)
+@pytest.mark.parametrize("net", ORDINARY)
+def test_there_is_no_alarm_for(
+    net: str, preset: str, own_precision: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_precision:
+        monkeypatch.setattr(ProblemView, "in_double", lambda view: None)
+    with default_dtype(torch.float32):
+        assert alarms(ordinary(ORDINARY[net](), CHECKED[preset]()), caplog) == []
+
+
+@pytest.mark.parametrize("preset", CHECKED)
+@pytest.mark.parametrize("fit", [Faint, Unread])
+def test_there_is_no_alarm_where_hyperparameters_hardly_act(
+    fit: type[Problem], preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    with default_dtype(torch.float32):
+        assert alarms(ordinary(ORDINARY["relu"](), CHECKED[preset](), fit), caplog) == []
+
+
+@pytest.mark.parametrize("preset", CHECKED)
+@pytest.mark.parametrize("kind", ["bf16", "fp16"])
+def test_there_is_no_alarm_under_autocast(preset: str, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    with default_dtype(torch.float32):
+        engine = ordinary(ORDINARY["relu"](), CHECKED[preset](), device=CPU, precision=Precision(kind, CPU))
+        assert alarms(engine, caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("net", "own_precision"),
+    [
+        ("relu", False),
+        ("dropout", False),
+        ("lstm", False),
+        ("batch norm", False),
+        ("batch norm", True),
+        ("attention", True),
+    ],
+)
+def test_a_kernel_that_cuts_is_seen_in_a_float32_program_before(
+    net: str, own_precision: bool, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if own_precision:
+        monkeypatch.setattr(ProblemView, "in_double", lambda view: None)
+    with default_dtype(torch.float32):
+        module = nn.Sequential(nn.Linear(4, 4), Kernel(Cut.apply), ORDINARY[net]())
+        (alarm,) = alarms(ordinary(module, CHECKED["unrolled"]()), caplog)
+    assert alarm.endswith("second derivatives by differences of gradients")
+
+
+def test_the_check_leaves_random_numbers_and_every_parameter_as_they_are() -> None:
+    """Two programs that differ in the number of checks give the same bits."""
+    results = []
+    for checks in (1, 3):
+        torch.manual_seed(0)
+        engine = ordinary(ORDINARY["dropout"](), CHECKED["t1t2"]())
+        for _ in engine.steps():
+            for _ in range(checks - 1):
+                engine.adjoint.carries["up"].clear()
+                engine.gradient("up")
+        results.append([*engine.problems["fit"].theta, *engine.problems["up"].theta, torch.get_rng_state()])
+    assert all(map(torch.equal, *results))

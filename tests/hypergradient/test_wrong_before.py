@@ -20,6 +20,7 @@ from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.draws import draw
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.evolution import Evolution
+from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.penalty import BOME, F2SA
 from mlorun.hypergradient.estimators.reinforce import Reinforce
@@ -233,12 +234,15 @@ class Attention(Problem):
         return mixed.square().mean() * self.up.module.row[0].exp().float()
 
 
-def test_unrolling_a_kernel_without_second_derivatives_is_one_screen_with_a_fix() -> None:
+def test_forward_mode_through_a_kernel_without_second_derivatives_is_one_screen_with_a_fix() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        engine = program(Unrolled(None, "iterates"), Attention, steps=4)
-        with pytest.raises(GraphError, match="goes through a kernel without a derivative") as caught:
+        engine = program(Forward(10), Attention, steps=4)
+        with pytest.raises(GraphError, match="goes through a kernel whose double backward is missing") as caught:
             engine.run()
-    assert "low.hypergradient=t1t2" in (caught.value.fix or "")
+        assert "low.hypergradient=unrolled" in (caught.value.fix or "")
+        engine = program(Unrolled(None, "iterates"), Attention, steps=4)
+        engine.run()
+        assert "by differences of gradients" in engine.adjoint.choices()["up <- low"]
 
 
 class Undeclared(Low):
