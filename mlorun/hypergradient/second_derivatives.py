@@ -105,16 +105,36 @@ class Reference:
         lam = {name: vectors.leaves(self._off(part)) for name, part in at.lam.items()}
         self.level = at.moved(lambda problem: Moved(problem, theta, lam))
         x = self._mixed(tuple(t.to(like) for t, like in zip(v, theta, strict=True)))
-        # what has no gradient does not move: the row of an embedding that pads, whose derivative torch leaves out
-        self.x = tuple(t * (g != 0) for t, g in zip(x, self._gradient(theta, {}), strict=True))
-        self._moves = vectors.norm(self.x).item() > 0
         self._bounds = FINE if self._fine else COARSE
         self._direction: Vector | None = None
+        self.x = vectors.zeros_like(x)
+        try:
+            # what has no gradient does not move: the row of an embedding that pads, whose derivative torch leaves out
+            self.x = tuple(t * (g != 0) for t, g in zip(x, self._gradient(theta, {}), strict=True))
+        except derivatives.Unsupported as failed:
+            self._tells_nothing(failed)
+        self._moves = vectors.norm(self.x).item() > 0
 
     def hessian_error(self) -> float:
         """The relative error of the level's Hessian product; 0.0 where it passes, or where differences tell nothing."""
-        if not self._moves:
-            return 0.0
+        try:
+            return self._hessian_error() if self._moves else 0.0
+        except derivatives.Unsupported as failed:
+            return self._tells_nothing(failed)
+
+    def cross_error(self, cross: Cross, *, rough: bool = False) -> float:
+        """The same of what `cross` gives, in one direction of lam. `rough`: it is a difference itself."""
+        try:
+            return self._cross_error(cross, rough) if self._moves and self.level.flat_lam() else 0.0
+        except derivatives.Unsupported as failed:
+            return self._tells_nothing(failed)
+
+    def _tells_nothing(self, failed: Exception) -> float:
+        """For a loss that cannot be evaluated here: too large in float64, or not the same function twice."""
+        log.info("%s: second derivatives could not be checked (%s)", self.level.name, str(failed).splitlines()[0])
+        return 0.0
+
+    def _hessian_error(self) -> float:
         leaves, gradient = self.level.gradient_graph()
         product = vectors.detach(derivatives.pull_back(gradient, leaves, self.x, retain_graph=True))
         theta = self.level.theta
@@ -125,10 +145,7 @@ class Reference:
 
         return self._error(product, slope, _size(theta) / vectors.norm(self.x).item(), self._bounds.hessian)
 
-    def cross_error(self, cross: Cross, *, rough: bool = False) -> float:
-        """The same of what `cross` gives, in one direction of lam."""
-        if not self._moves or not self.level.flat_lam():
-            return 0.0
+    def _cross_error(self, cross: Cross, rough: bool) -> float:
         product = self.product(cross)
         self._direction = self._direction or self._mixed(product)
         direction = self._direction

@@ -351,6 +351,34 @@ def test_a_cut_and_a_detach_together_are_told_apart(name: str, caplog: pytest.Lo
     assert "themselves" not in caplog.text
 
 
+class Half(torch.autograd.Function):
+    """The identity with half the gradient that it should have."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return x * 1.0
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        return grad / 2
+
+
+class HalfInHyperparameters(Fit):
+    def training_step(self, batch: Any) -> Tensor:
+        return lower_loss(self, Half.apply(self.up.module.row))
+
+
+@pytest.mark.parametrize("name", ["t1t2", "unrolled"])
+def test_where_nothing_agrees_the_size_of_the_error_is_named(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    estimate: Hypergradient = (
+        Unrolled(None, "iterates") if name == "unrolled" else Implicit(Identity(1.0), DOUBLE, "after")
+    )
+    with caplog.at_level(logging.WARNING, "mlorun"):
+        run(program(nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1)), estimate, fit=HalfInHyperparameters))
+    words = "which are 50 % off themselves" if name == "unrolled" else "held is 50 % off the change of the gradient"
+    assert words in caplog.text
+
+
 def test_a_decision_for_differences_goes_through_a_checkpoint() -> None:
     module = cut()
     engine = program(module, Unrolled(None, "iterates"), steps=2)

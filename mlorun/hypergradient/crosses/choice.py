@@ -23,7 +23,7 @@ from mlorun.hypergradient.vectors import Vector
 log = logging.getLogger("mlorun.hypergradient")
 
 LOWEST_COSINE = 0.999
-WRONG = "some kernel cuts double backward off, or has a wrong one"
+WRONG = "some kernel cuts second derivatives off, or has wrong ones"
 
 # what may stand in for a cross, by the name of its type, in this order
 STAND_INS: Mapping[str, Callable[[], Cross]] = {
@@ -66,7 +66,7 @@ def needs_differences(level: Level, v: Vector) -> bool:
         "%s: double backward %s; second derivatives by differences of gradients%s",
         level.name,
         fault,
-        f", which are {100 * error:.0f} % off themselves" if error else "",
+        f", which are {100 * error:.2g} % off themselves" if error else "",
     )
     return True
 
@@ -87,10 +87,10 @@ def _hessian_needs_differences(reference: Reference, level: Level, v: Vector) ->
 def _fault_of_hessian(reference: Reference, level: Level, v: Vector) -> str | None:
     try:
         level.hvp(v)
-        error = reference.hessian_error()
     except Unsupported as missing:
-        return f"is not available for this loss ({_first_line(missing)})"
-    return f"is {100 * error:.0f} % off the change of the gradient in a Hessian product: {WRONG}" if error else None
+        return _not_available(missing)
+    error = reference.hessian_error()
+    return f"is {100 * error:.2g} % off the change of the gradient in a Hessian product: {WRONG}" if error else None
 
 
 def _honest(cross: Cross, reference: Reference, level: Level, v: Vector) -> Cross:
@@ -104,7 +104,7 @@ def _honest(cross: Cross, reference: Reference, level: Level, v: Vector) -> Cros
         faults.append(f"{_title(candidate)} {fault}")
     if not faults:
         return cross
-    rest = f", and is off too: {faults[-1]}" if fault is not None else ""
+    rest = f", the best there is: {faults[-1]}" if fault is not None else ""
     log.warning(
         "%s <- %s: %s; using %s%s",
         ", ".join(level.lam),
@@ -119,12 +119,10 @@ def _honest(cross: Cross, reference: Reference, level: Level, v: Vector) -> Cros
 def _fault(cross: Cross, reference: Reference, level: Level, v: Vector) -> str | None:
     try:
         cross(level, v)
-        error = reference.cross_error(cross, rough=isinstance(cross, HeldCentralDifference))
     except Unsupported as missing:
-        return f"is not available for this loss ({_first_line(missing)})"
-    if not error:
-        return None
-    return f"is {100 * error:.0f} % off the change of the gradient: {WRONG}"
+        return _not_available(missing)
+    error = reference.cross_error(cross, rough=isinstance(cross, HeldCentralDifference))
+    return f"is {100 * error:.2g} % off the change of the gradient: {WRONG}" if error else None
 
 
 def _warn_of_stop_gradients(cross: CentralDifference, reference: Reference, level: Level) -> None:
@@ -148,8 +146,9 @@ def _warn_of_stop_gradients(cross: CentralDifference, reference: Reference, leve
     )
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0]
+def _not_available(missing: Exception) -> str:
+    first_line = str(missing).split("\n")[0].split(". ")[0]
+    return f"is not available for this loss ({first_line})"
 
 
 def _title(cross: Cross) -> str:
