@@ -21,7 +21,7 @@ class StopGradients:
     """The values that one evaluation of a loss, a function of leaves that require gradients, stopped gradients of.
 
     A stop-gradient is any function with an argument that requires a gradient and a result, a tensor or a number, that
-    does not: detach, what happens under no_grad, item, autograd.grad without create_graph.
+    does not: detach, what happens under no_grad, item, an inner gradient without create_graph.
     """
 
     def __init__(self, loss: Callable[[], Tensor]) -> None:

@@ -5,6 +5,7 @@ The references are difference quotients, in float64, of the whole first gradient
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -126,7 +127,8 @@ def lower_loss(
 ) -> Tensor:
     """Weighted by a function of the losses if `stop`, which are detached, or are `held`."""
     x, y = rows(1)
-    losses = (model(x * row[0].exp()) - y).square()
+    outputs = model(x * row[0].exp())
+    losses = (outputs - y).square() + row[1] * outputs.square()
     if stop:
         constant = losses.detach() if held is None else held
         losses = torch.sigmoid(row[1] * constant) * losses
@@ -194,7 +196,8 @@ class Quotients:
 
     def held(self, theta: Tensor) -> Tensor:
         x, y = rows(1)
-        return (self.model(theta)(x * self.row[0].exp()) - y).square().detach()
+        outputs = self.model(theta)(x * self.row[0].exp()).detach()
+        return (outputs - y).square() + self.row[1] * outputs.square()
 
     def gradient(self, theta: Tensor, row: Tensor, held: Tensor | None) -> tuple[Tensor, Tensor]:
         theta, row = theta.detach().requires_grad_(), row.detach().requires_grad_()
@@ -349,6 +352,29 @@ def test_a_cut_and_a_detach_together_are_told_apart(name: str, caplog: pytest.Lo
         assert relative(run(engine), expected) < 1e-6
     assert caplog.records
     assert "themselves" not in caplog.text
+
+
+class Weighted(Fit):
+    def training_step(self, batch: Any) -> Tensor:
+        x, y = rows(1)
+        return (self.up.module.row.sigmoid() * (self(x) - y).square()[:, 0]).mean()
+
+
+def test_a_difference_of_the_loss_that_is_right_is_not_called_wrong(caplog: pytest.LogCaptureFixture) -> None:
+    module, gradients = cut(), []
+    for cross in (CentralDifference(1e-4, relative=False), FORWARD):
+        lower = Weighted(
+            name="fit",
+            module=copy.deepcopy(module),
+            optimizer=lambda theta: torch.optim.SGD(theta, lr=RATE),
+            hypergradient=Implicit(Identity(1.0), cross, "after"),
+        )
+        upper = Up(name="up", module=Numbers(*[0.0] * 12), optimizer=lambda theta: torch.optim.SGD(theta, lr=0.0))
+        with caplog.at_level(logging.WARNING, "mlorun"):
+            gradients.append(run(Engine([upper, lower], {"u2l": {"up": ["fit"]}}, train_iters=1, seed=0)))
+        if cross is not FORWARD:
+            assert not caplog.records
+    assert relative(*gradients) < 1e-6
 
 
 class Half(torch.autograd.Function):

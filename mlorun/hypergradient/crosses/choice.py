@@ -1,6 +1,6 @@
 """Which cross and which Hessian products an edge really uses: decided once, at its first hypergradient.
 
-Each is held against differences of the lower problem's first gradient (hypergradient.second_derivatives). What a kernel
+Each is held against differences of the lower problem's first gradient (hypergradient.crosses.reference). What a kernel
 lacks, cuts off in silence or differentiates wrongly is replaced by what agrees with them. A central difference that was
 asked for stays, and the log says how far off it is through a stop-gradient.
 """
@@ -15,9 +15,9 @@ from mlorun.hypergradient.crosses.central_difference import CentralDifference, H
 from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.crosses.reference import Reference
 from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.level import Level
-from mlorun.hypergradient.second_derivatives import Reference
 from mlorun.hypergradient.vectors import Vector
 
 log = logging.getLogger("mlorun.hypergradient")
