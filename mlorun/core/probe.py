@@ -17,7 +17,7 @@ from mlorun.core.program.problem import Problem, loss_of
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recompute import reentrant_calls
 from mlorun.errors import ConfigError, GraphError
-from mlorun.hypergradient import derivatives
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.draws import taped
 from mlorun.hypergradient.estimator import Channel
 from mlorun.hypergradient.estimators.first_order import FirstOrder
@@ -59,6 +59,8 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                 loss = _loss(program, problem, batch)
             if problem.name in graph.differentiated:
                 _check_repeats(program, problem, batch)
+            if problem.name in graph.differentiated or graph.lowers[problem.name]:
+                _check_replays(program, problem, batch)
             _check_edges(program, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
     for name, state in states.items():
@@ -146,6 +148,28 @@ def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> 
             "parameters and random state: its hypergradient will be off. Draw from torch's own generators, keep "
             "running numbers in buffers, and change no batch in place."
         )
+
+
+def _check_replays(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
+    """A hypergradient puts other tensors in place of parameters: the loss must read them where they are put."""
+    values = {name: vectors.leaves(program.theta(name)) for name in program.problems}
+    loss = program.loss(problem.name, (program.snapshot(batch, None),), values)
+    with program.substituted(values):
+        start = problem.checked_start()
+        others = {
+            "initial_parameters": tuple(start or ()),
+            "optimizer_options": tuple(problem.learned_options().values()),
+        }
+    for function, results in {"training_step": (loss,), **others}.items():
+        for name, other in program.problems.items():
+            if any(_reads(result, other) for result in results):
+                raise GraphError(
+                    f"{type(problem).__name__}.{function} reads parameters of {name} that were kept elsewhere, and a "
+                    "hypergradient, which puts other values in their place, does not reach them there",
+                    where=f"problems.{problem.name}",
+                    seen="an attribute, a list or a closure with parameters in it",
+                    fix=f"read them anew in {function}, from the module: self.module.weight, self.module.parameters()",
+                )
 
 
 def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Channel, tuple[Tensor, ...]]:

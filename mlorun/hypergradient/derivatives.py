@@ -158,6 +158,15 @@ def central_difference(
     return vectors.scale(vectors.add(ahead, behind, alpha=-1.0), 0.5 / eps)
 
 
+def difference_radius(point: Vector) -> Tensor:
+    """A radius for a central difference at `point`, (): where its two errors are about alike, 0.01 norm(point) in
+    float32."""
+    length = vectors.norm(point)
+    eps = max(torch.finfo(t.dtype).eps for t in point)
+    radius: Tensor = torch.where(length > 0, length, torch.ones_like(length)) * (2 * eps ** (1 / 3))
+    return radius
+
+
 def jacobian_rows(outputs: Vector, inputs: Mapping[str, Vector]) -> list[Vector]:
     """d outputs / d q for every scalar q of the inputs, in order, each shaped as the outputs.
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 
+from mlorun.errors import GraphError
 from mlorun.hypergradient import derivatives, vectors
+from mlorun.hypergradient.crosses.choice import fault_of_double_backward
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.level import Level, Report, UpperLoss
 from mlorun.hypergradient.lower_optima import LowerOptima, LowerOptimum
@@ -33,12 +35,21 @@ class Node:
         optima = self._optima()
         return Level(self.problem, upper, report, LowerOptima(optima) if optima else None)
 
-    def check_solves(self) -> None:
-        """Log every problem below whose solve is far from one: second derivatives of the total loss are as far off."""
+    def check(self) -> None:
+        """Raise GraphError where second derivatives of the total loss go through a kernel that has none, or wrong ones;
+        log every problem below whose solve is far from one, since they are as far off."""
+        if not self.below:
+            return
+        for node in (self, *self.below):
+            level = Level(node.problem)
+            fault = fault_of_double_backward(level, vectors.zeros_like(level.theta))
+            if fault is not None:
+                raise _wrong_kernel(self.problem.name, level.name, fault)
+        self._check_solves()
+
+    def _check_solves(self) -> None:
         optima = self._optima()
         theta = {optimum.level.name: vectors.leaves(optimum.level.theta) for optimum in optima}
-        if not theta:
-            return
         flat = tuple(t for vector in theta.values() for t in vector)
         cotangents = vectors.split(derivatives.gradient(self.problem.loss(theta), flat), theta)
         for optimum in optima:
@@ -61,3 +72,13 @@ class Node:
     def _optima(self) -> list[LowerOptimum]:
         constant = self.estimate.needs.nested == "gauss_newton"
         return [LowerOptimum(node.level(), node.estimate.solution, constant=constant) for node in self.below]
+
+
+def _wrong_kernel(name: str, at: str, fault: str) -> GraphError:
+    return GraphError(
+        f"second derivatives of the total loss of {name} go through the loss of {at}, whose double backward {fault}",
+        where=f"problems.{name}.hypergradient.nested",
+        seen=f"a kernel in the loss of {at} without right second derivatives",
+        fix=f"another kernel (attention: the math backend); or {name}.hypergradient.nested=own_loss, which leaves the "
+        f"problems below {name} out of its second derivatives and can take differences of gradients",
+    )

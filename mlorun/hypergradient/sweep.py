@@ -79,7 +79,7 @@ def sweep(
         if report is not None:
             report("cotangent_norm", vectors.norm(v[name]))
         if name not in carries:
-            node.check_solves()
+            node.check()
         level = node.level(UpperLoss(upper_loss, cotangents.get(name), v[name]), report)
         parts, after[name] = _estimated(node.estimate, level, v[name], carries.get(name))
         for other, part in parts.items():

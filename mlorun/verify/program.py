@@ -217,7 +217,7 @@ def loop_again(point: VerificationPoint, wanted: Edges) -> float | None:
 def exact_edges(point: VerificationPoint) -> tuple[Edges, dict[str, ExactOrFinest]]:
     """The exact hypergradient of every edge, in float64, and by which solve for each lower problem."""
     solves = {node: ExactOrFinest() for node in point.nodes}
-    estimates = {node: Implicit(solve, DoubleBackward(), "after") for node, solve in solves.items()}
+    estimates = {node: Implicit(solve, DoubleBackward(), "after", "full") for node, solve in solves.items()}
     return point.reference(estimates), solves
 
 

@@ -43,7 +43,8 @@ def definition(estimate: Hypergradient) -> Definition:
     """Bounds: 1e-5 for one exact product (more where rounding costs double backward more), 1e-3 for unrolled updates,
     1e-2 for solves and for differences of losses."""
     if isinstance(estimate, Implicit):
-        exact = Implicit(estimate.solve, DoubleBackward(), estimate.needs.linearize)
+        assert estimate.needs.nested is not None
+        exact = Implicit(estimate.solve, DoubleBackward(), estimate.needs.linearize, estimate.needs.nested)
         if isinstance(estimate.cross, CentralDifference):
             bound = 1e-2
         else:

@@ -84,7 +84,7 @@ def series(terms: int) -> SolveOn:
 def implicit(
     solve: Callable[[], Solver], cross: Callable[[], Cross] = ForwardOverReverse
 ) -> Callable[[], Hypergradient]:
-    return lambda: Implicit(solve(), cross(), "after")
+    return lambda: Implicit(solve(), cross(), "after", "full")
 
 
 def central() -> Cross:

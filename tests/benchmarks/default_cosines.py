@@ -128,7 +128,7 @@ def look(engine: Engine, batches: int, damping: float) -> Look:
     """At the program right before the upper problem's step."""
     pair = Pair(engine)
     carries = engine.adjoint.carries[pair.upper]
-    exact = {pair.lower: Implicit(Minres(ITERATIONS, damping, 1e-3), DoubleBackward(), "after")}
+    exact = {pair.lower: Implicit(Minres(ITERATIONS, damping, 1e-3), DoubleBackward(), "after", "full")}
     got: list[Vector] = []
     wanted: list[Vector] = []
     for views in pair.batches(batches):

@@ -40,7 +40,7 @@ def seeded() -> None:
 
 
 def t1t2() -> Implicit:
-    return Implicit(Identity(1.0), ForwardOverReverse(), "after")
+    return Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
 
 
 def sgd(theta: Any) -> torch.optim.Optimizer:
@@ -666,7 +666,7 @@ def test_a_solver_reports_its_residual_and_iterations() -> None:
         events: list[Event] = []
         program = engine(bilevel(), {"up": ["low"]}, train_iters=1, log_every=1)
         solve = ConjugateGradient(iterations, 0.0, 1e-5, False)
-        program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "after")
+        program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "after", "full")
         program.run(events.append)
         (measured,) = (event.metrics for event in events if event.kind == "hypergradient")
         # 4 of 8 directions have no curvature: it is through after 4, or 5 with rounding

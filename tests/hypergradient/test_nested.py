@@ -7,9 +7,11 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
+from mlorun.errors import GraphError
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.implicit import Implicit
@@ -153,3 +155,33 @@ def test_gauss_newton_is_exact_where_the_problems_below_are_jointly_quadratic(ki
     truth = solved.slope("top")
     assert relative(solved.gradient("top", exact("gauss_newton")), truth) < 1e-7
     assert relative(solved.gradient("top", exact("full")), truth) < 1e-7
+
+
+# kernels
+
+
+class Softplus(torch.autograd.Function):
+    """With a backward pass that is right, and cut off from further ones in silence."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.softplus(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad * torch.sigmoid(x.detach())
+
+
+@pytest.mark.parametrize("cut", ["low", "mid"])
+def test_a_kernel_that_cuts_second_derivatives_of_a_total_loss_is_refused(cut: str) -> None:
+    solved = program(*PROGRAMS["top reads middle alone"], decay=0.3)
+    plain = solved.losses[cut]
+    solved.losses = {**solved.losses, cut: lambda p: plain(p) + Softplus.apply(p[cut]).sum()}
+    with pytest.raises(
+        GraphError, match=rf"second derivatives of the total loss of mid go through the loss of {cut}"
+    ) as e:
+        solved.gradient("top", exact("full"))
+    assert "mid.hypergradient.nested=own_loss" in (e.value.fix or "")
+    solved.gradient("top", exact("own_loss"))

@@ -107,10 +107,10 @@ ESTIMATES: dict[str, Callable[[], Hypergradient]] = {
     "unrolled": lambda: Unrolled(None, "iterates"),
     "recomputed iterates": lambda: Unrolled(None, "constant"),
     "forward": lambda: Forward(50),
-    "t1t2": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"),
-    "before": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "before"),
-    "cg": lambda: Implicit(ConjugateGradient(8, 0.1, 0.0, False), ForwardOverReverse(), "after"),
-    "darts": lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "after"),
+    "t1t2": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"),
+    "before": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "before", "full"),
+    "cg": lambda: Implicit(ConjugateGradient(8, 0.1, 0.0, False), ForwardOverReverse(), "after", "full"),
+    "darts": lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "after", "full"),
 }
 
 

@@ -589,13 +589,13 @@ class Chain:
             name="lower",
             module=Row(theta),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after", "full"),
         )
         middle = Middle(
             name="middle",
             module=Row(phi),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after", "full"),
         )
         upper = Upper(name="upper", module=Row(lam), optimizer=optimizer)
         lower.matrix, lower.mixed, middle.matrix, middle.mixed, upper.target = a, self.c, m, self.n, target
