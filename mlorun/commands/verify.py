@@ -2,17 +2,23 @@
 
 mlorun verify                         every estimator against closed forms, about half a minute
 mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is configured with, on its own losses and
-                                      batches at a few points of a short run, against exact derivatives in float64;
-                                      and whether computing it changes parameters, buffers, optimizer state or
-                                      random numbers
+                                      batches at a few points of a short run: is it computed as defined, against exact
+                                      derivatives in float64; does computing it change parameters, buffers, optimizer
+                                      state or random numbers; and, the verdict, how far it is from the derivative of
+                                      the solved program, and why
 
-  --points N     how many points for each upper problem (3)
-  --steps N      the global steps that they are spread over, from the first possible one (50)
-  --all          compare every estimator on the last point with the exact hypergradient: error, time, memory
-  --plot FILE    the same, and a picture of error against time (.png, .pdf, .svg, ...), one for
-                 each upper problem; needs matplotlib
+  --points N           how many points for each upper problem (3)
+  --steps N            the global steps that they are spread over, from the first possible one (50)
+  --resolve            take that derivative by its definition: solve the lower problems again beside each point
+  --resolve-budget N   the same, with at most N gradients a solve (2000)
+  --all                compare every estimator on the last point with the implicit function theorem's hypergradient:
+                       distance, time, memory
+  --plot FILE          the same, and a picture of distance against time (.png, .pdf, .svg, ...), one for each upper
+                       problem; needs matplotlib
 
-Exit codes: 0 every bound holds, 1 a bound is broken or something changed, 2 the command or the config is wrong,
+The exit code and the last line speak of "computed as defined" alone; whether the hypergradient is the one that you
+want is in the verdict.
+Exit codes: 0 computed as defined, 1 a bound is broken or something changed, 2 the command or the config is wrong,
 4 a loss or a hypergradient is not finite.
 """
 
@@ -31,7 +37,7 @@ if TYPE_CHECKING:
     from mlorun.hypergradient.estimator import Hypergradient
     from mlorun.verify.point import VerificationPoint
 
-POINTS, STEPS = 3, 50
+POINTS, STEPS, RESOLVE_BUDGET = 3, 50, 2000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -45,6 +51,8 @@ def main(args: list[str]) -> int:
     parser.add_argument("--all", action="store_true", dest="everything")
     parser.add_argument("--plot", type=Path, metavar="FILE")
     parser.add_argument("--points", type=_count, metavar="N", default=POINTS)
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--resolve-budget", type=_count, metavar="N")
     parser.add_argument("--steps", type=_count, metavar="N", default=STEPS)
     # overrides may begin with + or ~, and stand between flags
     options, overrides = parser.parse_known_args(args)
@@ -56,11 +64,17 @@ def main(args: list[str]) -> int:
         from mlorun.verify.plot import require_picture
 
         require_picture(options.plot)
+    budget = options.resolve_budget
+    if options.resolve and budget is None:
+        budget = RESOLVE_BUDGET
     if not overrides:
+        if budget is not None:
+            parser.error("--resolve solves the lower problems of a program again: name one, experiment=...")
         if options.everything or options.plot is not None:
             parser.error("--all and --plot compare estimators on a program: name one, experiment=...")
         return _suite()
-    return _program(overrides, options.points, options.steps, options.everything or bool(options.plot), options.plot)
+    everything = options.everything or bool(options.plot)
+    return _program(overrides, options.points, options.steps, everything, options.plot, budget)
 
 
 def _count(text: str) -> int:
@@ -89,13 +103,16 @@ def _suite() -> int:
     return 1 if broken else 0
 
 
-def _program(overrides: Sequence[str], count: int, steps: int, everything: bool, picture: Path | None) -> int:
+def _program(
+    overrides: Sequence[str], count: int, steps: int, everything: bool, picture: Path | None, budget: int | None
+) -> int:
     from mlorun.assemble import build
     from mlorun.config.check import check
     from mlorun.config.compose import composed, explained
     from mlorun.verify.plot import draw
     from mlorun.verify.program import compare, examine, points
-    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point
+    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point, show_verdict
+    from mlorun.verify.verdict import worst
 
     config = composed(overrides)
     check(config)
@@ -108,7 +125,7 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     reports = []
     with _without_remarks():
         for step, point, last in points(engine, count, steps):
-            report = examine(step, point)
+            report = examine(step, point, budget)
             reports.append(report)
             show_point(console, report)
             if everything and last:
@@ -121,13 +138,18 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
                 if picture is not None:
                     path = picture if alone else picture.with_stem(f"{picture.stem}-{point.upper}")
                     drawn = draw(rows, f"{config.name}, step {step}, {point.upper}", path)
-                    say(console, f"wrote {path}" if drawn else "no picture: there is no exact hypergradient here")
+                    say(console, f"wrote {path}" if drawn else "no picture: the optimum depends on nobody above")
     for line in LEGEND:
         say(console, line, style="dim")
     broken = sum(not edge.holds for report in reports for edge in report.edges)
     disturbed = sum(bool(report.disturbed) for report in reports)
     total = sum(len(report.edges) for report in reports)
-    say(console, f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace", style="bold")
+    for upper in dict.fromkeys(report.upper for report in reports):
+        verdicts = [report.verdict for report in reports if report.upper == upper]
+        at = f" (the worst of {len(verdicts)} points)" if len(verdicts) > 1 else ""
+        show_verdict(console, worst(verdicts), f"VERDICT on {upper}{at}")
+    held = f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace"
+    say(console, f"computed as defined: {held}", style="bold")
     return 1 if broken or disturbed else 0
 
 

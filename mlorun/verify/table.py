@@ -14,12 +14,18 @@ from rich.text import Text
 
 from mlorun.verify import suite
 from mlorun.verify.program import Comparison, PointReport
+from mlorun.verify.resolve import Resolved
+from mlorun.verify.solve import SMALL
 from mlorun.verify.suite import Cell
+from mlorun.verify.verdict import FAR, GOOD, LENGTH, UNKNOWN, WRONG_WAY, Verdict
 
+STYLES = {GOOD: "bold green", LENGTH: "bold", UNKNOWN: "bold yellow", FAR: "bold red", WRONG_WAY: "bold red"}
 WIDTH = 130  # of a table that goes to a file or a pipe
 LEGEND = (
     "error: relative, against the estimator's own definition with exact derivatives in float64",
-    "off exact, cosine: against the exact hypergradient of the loss of that batch; ~ if its solve left a residual",
+    "off IFT, cosine: relative distance from, and cosine with, the hypergradient of the implicit function theorem at this "
+    "point, on that batch; ~ if its solve left a residual. That is the derivative of the solved program only where the "
+    "lower problem is solved",
 )
 
 
@@ -43,7 +49,7 @@ def show_suite(console: Console, cells: Sequence[Cell]) -> None:
 
     def table(tight: bool) -> Table:
         headers = (*(title.split()[0] for title in titles), "bound", "float32", "bound")
-        made = _table("estimator", *headers, "off\nexact" if tight else "off exact", tight=tight)
+        made = _table("estimator", *headers, "by\ndesign" if tight else "by design", tight=tight)
         for name in suite.ENTRIES:
             mine = [cell for cell in cells if cell.estimator == name]
             double = {cell.case: cell for cell in mine if cell.dtype == torch.float64}
@@ -55,19 +61,19 @@ def show_suite(console: Console, cells: Sequence[Cell]) -> None:
                 _number(next(iter(double.values())).bound, 0),
                 _error(worst.error, all(cell.holds for cell in single), 0) if worst else "",
                 _number(worst.bound, 0) if worst else "",
-                _number(max(cell.off_exact for cell in double.values()), 0),
+                _number(max(cell.by_design for cell in double.values()), 0),
             )
         return made
 
     _show(console, table)
-    say(console, "off exact: the largest distance from the exact hypergradient, by the estimator's design", style="dim")
+    say(console, "by design: the largest distance from the derivative of the solved program (the closed form)", style="dim")
 
 
 def show_point(console: Console, report: PointReport) -> None:
     """A table an upper problem and point, and what belongs to it."""
 
     def table(tight: bool) -> Table:
-        headers = ("error", "bound", "off exact", "cosine", "norm")
+        headers = ("error", "bound", "off IFT", "cosine", "norm")
         made = _table("edge", *([] if tight else ["estimator"]), *headers, tight=tight)
         for edge in report.edges:
             name = f"{edge.to} <- {edge.lower}"
@@ -75,7 +81,7 @@ def show_point(console: Console, report: PointReport) -> None:
                 *([f"{name}\n  {edge.estimator}"] if tight else [name, edge.estimator]),
                 _error(edge.error, edge.holds),
                 _number(edge.bound),
-                _approximate(_number(edge.off_exact), edge.solved),
+                _approximate(_number(edge.off_ift), edge.solved),
                 _approximate(_cosine(edge.cosine), edge.solved),
                 _number(edge.norm),
             )
@@ -97,13 +103,57 @@ def show_point(console: Console, report: PointReport) -> None:
         say(console, f"a call leaves {kept} as they were, bit for bit", indent=2)
     for line in report.explanations:
         say(console, line, indent=2, style="yellow")
+    for line in report.optimality:
+        say(console, line, indent=2)
+    if isinstance(report.resolved, str):
+        say(console, f"--resolve does not apply: {report.resolved}", indent=2)
+    elif report.resolved is not None:
+        show_resolved(console, report.resolved)
+    show_verdict(console, report.verdict, "verdict", indent=2)
+
+
+def show_verdict(console: Console, verdict: Verdict, title: str, *, indent: int = 0) -> None:
+    """The verdict, and a line for each reason."""
+    style = STYLES[verdict.grade]
+    say(console, f"{title}: {verdict.text}", indent=indent, style=style)
+    for line in verdict.reasons:
+        say(console, line, indent=indent + 2, style=style)
+
+
+def show_resolved(console: Console, resolved: Resolved) -> None:
+    """How far the solves came, and a row a direction."""
+    for name, solution in resolved.solutions.items():
+        left, small = resolved.worst[name], SMALL * solution.scale
+        state = "solved again" if left <= SMALL else "NOT solved"
+        say(
+            console,
+            f"{name} {state}: norm of its gradient {solution.before:.1e} before, {solution.after:.1e} after "
+            f"{solution.gradients} gradients, {left * solution.scale:.1e} at worst beside it (small is {small:.0e})",
+            indent=2,
+        )
+    for line in resolved.notes:
+        say(console, line, indent=2)
+
+    def table(tight: bool) -> Table:
+        headers = ("hypergradient", "re-solved", "indirect part", "re-solved")
+        made = _table("direction", *headers, tight=tight)
+        for row in resolved.directions:
+            numbers = (row.slope, row.quotient, row.indirect_slope, row.indirect_quotient)
+            made.add_row(row.name, *(f"{number:+.4e}" for number in numbers))
+        return made
+
+    _show(console, table)
+    share = "" if resolved.everywhere else "about "
+    for title, one in (("hypergradient", resolved.whole), ("indirect part", resolved.indirect)):
+        numbers = f"cosine {share}{_cosine(one.cosine)}, relative error {share}{one.error:.1e}"
+        say(console, f"{title} against the derivative of the solved program: {numbers}", indent=2)
 
 
 def show_comparison(console: Console, rows: Sequence[Comparison], unit: float) -> None:
     """A row an estimator, quickest first, and who was refused; `unit` is the seconds of one lower gradient."""
 
     def table(tight: bool) -> Table:
-        made = _table("estimator", "off exact", "cosine", "norm", "ms", "lower gradients", "MB", tight=tight)
+        made = _table("estimator", "off IFT", "cosine", "norm", "ms", "lower gradients", "MB", tight=tight)
         for row in sorted(rows, key=lambda row: row.cost.seconds if row.cost else math.inf):
             if row.cost is None:
                 continue
