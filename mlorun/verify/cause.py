@@ -39,7 +39,7 @@ def cause(
     if second.stop_gradient:
         return (
             f"something between the two problems is detached (detach, no_grad): along random directions the derivative "
-            f"of its update is {second.of_theta:.4g}, that of its loss the other way round {second.of_lam:.4g}. A "
+            f"of its update is {second.orders.one:.4g}, that of its loss the other way round {second.orders.other:.4g}. A "
             "difference of the loss sees through stop-gradients; a hypergradient with an exact cross does not, such as "
             "t1t2"
         )

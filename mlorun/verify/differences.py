@@ -5,6 +5,7 @@ A difference of gradients sees every kernel as it is, and honours stop-gradients
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,90 +26,148 @@ DISAGREE = 1e-3  # relative, in float64, above which two ways to one second deri
 PAIRS = 3  # of random directions that are tried
 RADII = {torch.float64: (1e-5, 1e-6)}  # of a difference, relative to the point; a kink may spoil one of them
 COARSE = (1e-2, 3e-3)  # in lower precision
+COARSE_DISAGREE = 0.05
 LARGEST_CROSS = 1000  # hyperparameters that are perturbed one at a time
 
 
 @dataclass(frozen=True)
-class SecondDerivatives:
-    """u'B x and y'H x in the ways there are, for that pair of random directions on which they differ most.
+class Pair:
+    """Two ways to one number, and their distance over the largest such number that was seen."""
 
-    of_theta     <x, difference of the theta-gradient along u in lam>: the derivative of the update
-    of_lam       <u, difference of the lam-gradient along x in theta>: what a central difference is an estimate of
-    backward     u'B x by double backward; None where a kernel has none
-    hessian      (y'H x by a difference of gradients, the same by double backward or None)
-    off_of_lam, off_backward, off_hessian   relative distances from the difference of the theta-gradient
+    one: float
+    other: float
+    off: float
+
+    def differ(self, tolerance: float) -> bool:
+        return self.off > tolerance
+
+
+@dataclass(frozen=True)
+class SecondDerivatives:
+    """Derivatives of one level's loss along random directions x, y in theta and u in lam, each in two ways.
+
+    slope      of the loss by its gradient, by a difference of its value: they differ where the loss detaches something
+    orders     the theta-gradient along u, the lam-gradient along x, by differences: the derivative of the update, and
+               what a difference of the loss is an estimate of
+    mixed      the theta-gradient along u by a difference, by double backward
+    hessian    the theta-gradient along x by a difference, by double backward
+    symmetry   y'H x and x'H y by double backward
+    missing    a kernel has no double backward: `mixed`, `hessian` and `symmetry` are NaN there
     """
 
-    of_theta: float
-    of_lam: float
-    backward: float | None
-    hessian: tuple[float, float | None]
-    off_of_lam: float
-    off_backward: float
-    off_hessian: float
+    slope: Pair
+    orders: Pair
+    mixed: Pair
+    hessian: Pair
+    symmetry: Pair
+    missing: bool
     tolerance: float
 
     @property
     def stop_gradient(self) -> bool:
-        """Whether the two orders of differentiation differ: something between lam and theta is detached."""
-        return self.off_of_lam > self.tolerance
+        """Whether the order of differentiation matters: something between lam and theta is detached."""
+        return self.orders.differ(self.tolerance)
+
+    @property
+    def moving_detached(self) -> bool:
+        """Whether the loss detaches something that depends on theta: its updates settle by another matrix than H."""
+        return not self.backward_is_wrong and self.hessian.differ(self.tolerance)
 
     @property
     def backward_is_wrong(self) -> bool:
-        return max(self.off_backward, self.off_hessian) > self.tolerance
+        """Whether second derivatives by autograd are not those of the loss's gradient.
+
+        Where something is detached, double backward holds it constant and a difference does not, so that the two
+        differ by right; but a Hessian is symmetric even then.
+        """
+        if self.missing or self.symmetry.differ(self.tolerance):
+            return True
+        if self.slope.differ(self.tolerance):
+            return self.mixed.other == 0 and self.mixed.one != 0
+        return self.mixed.differ(self.tolerance) or self.hessian.differ(self.tolerance)
 
     @property
     def fault(self) -> str:
         """What double backward does, in numbers."""
-        mixed = self.off_backward >= self.off_hessian
-        by_difference, by_backward = (self.of_theta, self.backward) if mixed else self.hessian
-        name = "d2L / dlam dtheta" if mixed else "the Hessian"
-        along = f"a difference of the lower gradient gives {by_difference:.4g} for {name} along random directions"
-        if by_backward is None:
-            return f"a kernel of its loss has no double backward; {along}"
-        what = "cuts second derivatives off" if by_backward == 0 else "has a wrong double backward"
-        return f"a kernel of its loss {what}: {along}, double backward {by_backward:.4g}"
+        if self.missing:
+            return "a kernel of its loss has no double backward: differences of lower gradients stand in for it"
+        if self.mixed.differ(self.tolerance):
+            pair, what = self.mixed, "d2L / dlam dtheta"
+        elif self.hessian.differ(self.tolerance):
+            pair, what = self.hessian, "its Hessian"
+        else:
+            one, other = self.symmetry.one, self.symmetry.other
+            return f"a kernel of its loss has a wrong double backward: its Hessian is {one:.4g} one way, {other:.4g} the other"
+        fault = "cuts second derivatives off" if pair.other == 0 else "has a wrong double backward"
+        return (
+            f"a kernel of its loss {fault}: along random directions a difference of the lower gradient gives "
+            f"{pair.one:.4g} for {what}, double backward {pair.other:.4g}; what is right here is the difference"
+        )
 
 
 def second_derivatives(level: Level) -> SecondDerivatives:
-    """Compare the ways to the second derivatives of one level's loss. About 40 gradients."""
+    """Compare the ways to the derivatives of one level's loss. About 60 evaluations."""
     draws = torch.Generator().manual_seed(0)
     lam = vectors.detach(level.flat_lam())
-    double = level.theta[0].dtype == torch.float64
     graph = _gradient_graph(level)
-    rows = []
+    gradient_of_lam = lam_gradient(level, level.theta)
+    gradient = theta_gradient(level, level.theta, lam)
+    slopes, orders, mixed, hessian, symmetry = (_Compared() for _ in range(5))
+    missing = graph is None
     for _ in range(PAIRS):
         x, y = (_direction(level.theta, draws) for _ in range(2))
         u = _direction(lam, draws)
-        mixed, hessian = _by_double_backward(graph, x, y, u)
+        backward = None if graph is None else _by_double_backward(graph, x, y, u)
+        across = None if graph is None else _by_double_backward(graph, y, x, u)
+        missing = missing or backward is None
+        slope = float(vectors.dot(gradient, x) + vectors.dot(gradient_of_lam, u))
         for radius in _radii(level.theta):
-            gradients = [theta_gradient(level, level.theta, _moved(lam, u, s * radius)) for s in (1, -1)]
-            of_theta = _slope(x, gradients, radius)
-            of_lam = _slope(u, [lam_gradient(level, _moved(level.theta, x, s * radius)) for s in (1, -1)], radius)
-            curved = _slope(y, [theta_gradient(level, _moved(level.theta, x, s * radius)) for s in (1, -1)], radius)
-            noise = 100 * torch.finfo(x[0].dtype).eps * float(vectors.norm(gradients[0]) * vectors.norm(x)) / radius
-            rows.append((of_theta, of_lam, mixed, curved, hessian, noise, radius))
-    tolerance = DISAGREE if double else 0.05
-
-    def worst(first: int, second: int) -> tuple[float, Any]:
-        """The largest relative distance between two columns at the radius where it is least, and its row."""
-        scale = max(max(abs(row[first]), abs(row[second] or 0.0)) for row in rows)
-        off = {}
-        for index, row in enumerate(rows):
-            gap = 1.0 if row[second] is None else abs(row[first] - row[second])
-            off[index] = (gap / scale if gap > row[5] else 0.0) if scale else 0.0
-        pairs = [range(i, i + len(rows) // PAIRS) for i in range(0, len(rows), len(rows) // PAIRS)]
-        best = [min(pair, key=lambda i: off[i]) for pair in pairs]
-        index = max(best, key=lambda i: off[i])
-        return off[index], rows[index]
-
-    off_lam, at_lam = worst(0, 1)
-    off_backward, at_backward = worst(0, 2)
-    off_hessian, at_hessian = worst(3, 4)
-    at = at_backward if off_backward > tolerance else at_lam
+            sides = [(_moved(level.theta, x, s * radius), _moved(lam, u, s * radius)) for s in (1, -1)]
+            both = [float(level.loss(theta, level.split_lam(at)).detach()) for theta, at in sides]
+            of_lam = [lam_gradient(level, theta) for theta, _ in sides]
+            by_theta = [theta_gradient(level, theta, lam) for theta, _ in sides]
+            by_lam = [theta_gradient(level, level.theta, at) for _, at in sides]
+            eps = 100 * torch.finfo(x[0].dtype).eps / radius
+            noise = eps * float(vectors.norm(gradient) * vectors.norm(x))
+            slopes.add(slope, (both[0] - both[1]) / (2 * radius), eps * abs(both[0]))
+            of_theta = _slope(x, by_lam, radius)
+            orders.add(of_theta, _slope(u, of_lam, radius), noise)
+            if backward is not None and across is not None:
+                mixed.add(of_theta, backward[0], noise)
+                hessian.add(_slope(y, by_theta, radius), backward[1], noise)
+                symmetry.add(backward[1], across[1], noise)
+        for each in (slopes, orders, mixed, hessian, symmetry):
+            each.close()
+    tolerance = DISAGREE if level.theta[0].dtype == torch.float64 else COARSE_DISAGREE
     return SecondDerivatives(
-        at[0], at[1], at[2], (at_hessian[3], at_hessian[4]), off_lam, off_backward, off_hessian, tolerance
+        slopes.worst(), orders.worst(), mixed.worst(), hessian.worst(), symmetry.worst(), missing, tolerance
     )
+
+
+class _Compared:
+    """Two ways to a number along several directions, each at several radii, of which a kink may spoil one."""
+
+    def __init__(self) -> None:
+        self._open: list[tuple[float, float, float]] = []
+        self._best: list[tuple[float, float, float]] = []
+        self._scale = 0.0
+
+    def add(self, one: float, other: float, noise: float) -> None:
+        gap = abs(one - other)
+        self._open.append((gap if gap > noise else 0.0, one, other))
+        self._scale = max(self._scale, abs(one), abs(other))
+
+    def close(self) -> None:
+        """No more radii of this direction."""
+        if self._open:
+            self._best.append(min(self._open))
+            self._open = []
+
+    def worst(self) -> Pair:
+        if not self._best:
+            return Pair(math.nan, math.nan, 0.0)
+        gap, one, other = max(self._best)
+        return Pair(one, other, gap / self._scale if self._scale else 0.0)
 
 
 class ByDifferences(Hypergradient):
@@ -172,11 +231,9 @@ def _gradient_graph(level: Level) -> tuple[Vector, Vector, Vector] | None:
 
 
 def _by_double_backward(
-    graph: tuple[Vector, Vector, Vector] | None, x: Vector, y: Vector, u: Vector
-) -> tuple[float | None, float | None]:
-    """(u'B x, y'H x)."""
-    if graph is None:
-        return None, None
+    graph: tuple[Vector, Vector, Vector], x: Vector, y: Vector, u: Vector
+) -> tuple[float, float] | None:
+    """(u'B x, y'H x); None where a kernel refuses."""
     theta, lam, gradient = graph
     slope = vectors.inner(gradient, x)
     if not slope.requires_grad:
@@ -184,7 +241,7 @@ def _by_double_backward(
     try:
         pulled = torch.autograd.grad(slope, (*theta, *lam), retain_graph=True, allow_unused=True)
     except Unsupported:
-        return None, None
+        return None
     filled = vectors.filled(pulled, (*theta, *lam))
     return float(vectors.dot(u, filled[len(theta) :])), float(vectors.dot(y, filled[: len(theta)]))
 

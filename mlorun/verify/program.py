@@ -189,6 +189,7 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
     evidence = Evidence(
         _agreement(indirect, by_formula),
         {node: solve for node, solve in solves.items() if node in answering},
+        [node for node in second if node in answering and second[node].moving_detached],
         again,
         resolved if isinstance(resolved, Resolved) else None,
     )

@@ -66,7 +66,11 @@ def show_suite(console: Console, cells: Sequence[Cell]) -> None:
         return made
 
     _show(console, table)
-    say(console, "by design: the largest distance from the derivative of the solved program (the closed form)", style="dim")
+    say(
+        console,
+        "by design: the largest distance from the derivative of the solved program (the closed form)",
+        style="dim",
+    )
 
 
 def show_point(console: Console, report: PointReport) -> None:

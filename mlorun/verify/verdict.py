@@ -16,6 +16,10 @@ UNSOLVED_STEP = 0.05  # Newton step, of the parameters, above which a lower prob
 NO_MINIMUM = -1e-3  # eigenvalue, of the largest, below which a point is no minimum
 REPEATED = 1e-3  # relative distance from running an inner loop again
 
+MOVING = (
+    "its loss detaches something that depends on its own parameters: where its updates settle moves by another matrix "
+    "than the Hessian, so that the implicit formula is not the derivative of the solved program"
+)
 GOOD, LENGTH, UNKNOWN, FAR, WRONG_WAY = range(5)  # from the best to the worst
 
 
@@ -34,12 +38,14 @@ class Evidence:
 
     implicit    against the implicit function theorem at this point; None where it says 0
     solves      behind that formula, by lower problem
+    detached    lower problems whose loss detaches something that depends on their own parameters
     again       distance of its slope from a difference quotient of the inner loop run again; None where not taken
     resolved    against the solved program, where that was asked for
     """
 
     implicit: Agreement | None
     solves: Mapping[str, ExactOrFinest]
+    detached: Sequence[str]
     again: float | None
     resolved: Resolved | None
 
@@ -56,6 +62,7 @@ def judge(evidence: Evidence) -> Verdict:
     for name, solve in evidence.solves.items():
         if (trouble := unsolved(name, solve.optimality)) is not None:
             reasons.append(f"{trouble}: the implicit formula itself is not the derivative of the solved program here")
+    reasons += [f"{name}: {MOVING}" for name in evidence.detached]
     if reasons:
         return Verdict(max(grade, UNKNOWN), f"{text}, and that is no reference here; see --resolve", tuple(reasons))
     left = [f"{name} {solve.residual:.0e}" for name, solve in evidence.solves.items() if not solve.reached]
