@@ -38,10 +38,11 @@ def cause(
     node = edge[0]
     if second.stop_gradient:
         return (
-            f"something between the two problems is detached (detach, no_grad): along random directions the derivative "
-            f"of its update is {second.orders.one:.4g}, that of its loss the other way round {second.orders.other:.4g}. A "
-            "difference of the loss sees through stop-gradients; a hypergradient with an exact cross does not, such as "
-            "t1t2"
+            "something between the two problems is detached (detach, no_grad): along random directions the derivative "
+            f"of its update is {second.orders.one:.4g}, that of its loss the other way round is "
+            f"{second.orders.other:.4g}. "
+            "A difference of the loss sees through stop-gradients; a hypergradient with an exact cross does not, such "
+            "as t1t2"
         )
     own = point.engine.problems[node].hypergradient
     assert isinstance(own, Implicit)

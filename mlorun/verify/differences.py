@@ -97,7 +97,10 @@ class SecondDerivatives:
             pair, what = self.hessian, "its Hessian"
         else:
             one, other = self.symmetry.one, self.symmetry.other
-            return f"a kernel of its loss has a wrong double backward: its Hessian is {one:.4g} one way, {other:.4g} the other"
+            return (
+                "a kernel of its loss has a wrong double backward: its Hessian is not symmetric, "
+                f"{one:.4g} one way and {other:.4g} the other along random directions"
+            )
         fault = "cuts second derivatives off" if pair.other == 0 else "has a wrong double backward"
         return (
             f"a kernel of its loss {fault}: along random directions a difference of the lower gradient gives "

@@ -14,7 +14,7 @@ from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.forward import Forward
-from mlorun.hypergradient.estimators.implicit import Carry, Implicit
+from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.sweep import Carries, Edges, total
 from mlorun.hypergradient.vectors import Vector
@@ -86,8 +86,11 @@ class PointReport:
 
 @dataclass(frozen=True)
 class Comparison:
-    """One estimator on every lower problem of one point, against the implicit function theorem; `solved` as for an edge;
-    `refused` says why there are no numbers."""
+    """One estimator on every lower problem of one point, against the implicit function theorem.
+
+    solved    as for an edge
+    refused   why there are no numbers
+    """
 
     name: str
     error: float = math.nan

@@ -58,6 +58,7 @@ class Direction:
 class Resolved:
     """What re-solving gave at one point.
 
+    direct       the upper loss reads the upper parameters itself, so that `whole` and `indirect` are two things
     everywhere   the directions span the upper parameters, so that the agreement is that of whole vectors
     solutions    the first solve of each lower problem, at the present upper parameters
     worst        by problem, the largest gradient left by any solve over that problem's scale
@@ -67,6 +68,7 @@ class Resolved:
     directions: tuple[Direction, ...]
     whole: Agreement
     indirect: Agreement
+    direct: bool
     everywhere: bool
     solutions: Mapping[str, Solution]
     worst: Mapping[str, float]
@@ -125,6 +127,7 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
         tuple(rows),
         agreement(matrix, whole, [row.quotient for row in rows], own=own),
         agreement(matrix, through, [row.indirect_quotient for row in rows], own=own),
+        bool(direct.norm() > 0),
         len(lam) <= len(named),
         program.first,
         program.worst,

@@ -23,9 +23,8 @@ STYLES = {GOOD: "bold green", LENGTH: "bold", UNKNOWN: "bold yellow", FAR: "bold
 WIDTH = 130  # of a table that goes to a file or a pipe
 LEGEND = (
     "error: relative, against the estimator's own definition with exact derivatives in float64",
-    "off IFT, cosine: relative distance from, and cosine with, the hypergradient of the implicit function theorem at this "
-    "point, on that batch; ~ if its solve left a residual. That is the derivative of the solved program only where the "
-    "lower problem is solved",
+    "off IFT: relative distance off the implicit function theorem at this point, on that batch; cosine: with the same; "
+    "~ if its solve left a residual. It is the derivative of the solved program only where the lower problem is solved",
 )
 
 
@@ -140,15 +139,16 @@ def show_resolved(console: Console, resolved: Resolved) -> None:
 
     def table(tight: bool) -> Table:
         headers = ("hypergradient", "re-solved", "indirect part", "re-solved")
-        made = _table("direction", *headers, tight=tight)
+        made = _table("direction", *headers[: 4 if resolved.direct else 2], tight=tight)
         for row in resolved.directions:
             numbers = (row.slope, row.quotient, row.indirect_slope, row.indirect_quotient)
-            made.add_row(row.name, *(f"{number:+.4e}" for number in numbers))
+            made.add_row(row.name, *(f"{number:+.4e}" for number in numbers[: 4 if resolved.direct else 2]))
         return made
 
     _show(console, table)
     share = "" if resolved.everywhere else "about "
-    for title, one in (("hypergradient", resolved.whole), ("indirect part", resolved.indirect)):
+    compared = (("hypergradient", resolved.whole), ("indirect part", resolved.indirect))
+    for title, one in compared[: 2 if resolved.direct else 1]:
         numbers = f"cosine {share}{_cosine(one.cosine)}, relative error {share}{one.error:.1e}"
         say(console, f"{title} against the derivative of the solved program: {numbers}", indent=2)
 

@@ -80,8 +80,8 @@ def unsolved(name: str, at: Optimality | None) -> str | None:
         return None
     if at.step > UNSOLVED_STEP:
         return (
-            f"the lower problem {name} is not solved at this point (norm of its gradient {at.gradient:.2g}, Newton step "
-            f"{_percent(at.step)} of the parameters)"
+            f"the lower problem {name} is not solved at this point (norm of its gradient {at.gradient:.2g}, "
+            f"Newton step {_percent(at.step)} of the parameters)"
         )
     if at.lowest < NO_MINIMUM:
         return f"this point is no minimum of the lower problem {name} (its Hessian has negative eigenvalues)"

@@ -37,7 +37,7 @@ class PenaltyWrittenOut(Hypergradient):
         z = tuple(t.detach() for t in level.theta)
         y = z if carry is None else tuple(carry["y"])
         count = 0 if carry is None else carry["count"]
-        rates = level.learning_rates if isinstance(own.rate, str) else [own.rate] * len(z)
+        rates = [float(rate) for rate in level.learning_rates] if isinstance(own.rate, str) else [own.rate] * len(z)
         for _ in range(own.steps):
             y, lam = _leaves(y), _leaves(level.flat_lam())
             multiplier = self._multiplier(level, y, z, count)
@@ -195,7 +195,7 @@ def _step(
         parameter = t.clone() if differentiable else t.detach().clone()
         mode = {"differentiable": differentiable, "foreach": False, "fused": None}
         group = {**each, **numbers, **mode, "params": [parameter]}
-        optimizer = type(rule.optimizer)([group], lr=1.0, differentiable=differentiable)  # type: ignore[call-arg]
+        optimizer = type(rule.optimizer)([group], lr=1.0, differentiable=differentiable)
         if entry:
             optimizer.state[parameter] = {key: x.clone() for key, x in entry.items()}
         parameter.grad = torch.where(slope == 0, slope + NO_ZERO, slope) if differentiable else slope.detach()

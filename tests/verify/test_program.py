@@ -83,14 +83,14 @@ def test_a_wrong_number_and_a_side_effect_are_found() -> None:
     assert "parameters" in report.disturbed
 
 
-def test_an_exact_estimator_is_not_off_exact() -> None:
+def test_an_exact_estimator_is_not_off_ift() -> None:
     engine = engine_of("classifier.hypergradient=exact", "classifier.hypergradient.solve.damping=0")
     # the Hessian of a linear classifier with weight decay is positive definite
     classifier = engine.problems["classifier"]
     classifier.optimizer.param_groups[0]["weight_decay"] = 0.1
     step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
-    assert report.edges[0].off_exact < 1e-3
+    assert report.edges[0].off_ift < 1e-3
     assert "dense Hessian" in report.references[0]
 
 
@@ -142,7 +142,7 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     assert report.holds
     said = next(line for line in report.references if "running its inner loop again" in line)
     assert float(said.rpartition(" ")[2]) < 1e-4
-    assert all(edge.off_exact != edge.off_exact for edge in report.edges), "the optimum depends on neither"
+    assert all(edge.off_ift != edge.off_ift for edge in report.edges), "the optimum depends on neither"
     assert "exact: none" in report.references[0]
 
 
@@ -169,7 +169,7 @@ def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[
     # the oracles' matrices are constants of their losses: those in float32 cannot be put in float64
     assert ("own precision" in report.references[0]) == (dtype == torch.float32)
     # at the optimum, conjugate gradients are exact
-    assert all(edge.off_exact < 1e-3 for edge in report.edges)
+    assert all(edge.off_ift < 1e-3 for edge in report.edges)
     assert len(report.references) == len(point.nodes)
 
 
@@ -187,7 +187,7 @@ def test_a_reference_that_was_not_reached_is_marked(overrides: list[str], solved
     console = Console(width=130)
     with console.capture() as caught:
         show_point(console, report)
-    assert (f"~{report.edges[0].off_exact:.1e}" in caught.get()) != solved
+    assert (f"~{report.edges[0].off_ift:.1e}" in caught.get()) != solved
 
 
 def test_a_constant_of_the_loss_is_taken_in_float64_too() -> None:
