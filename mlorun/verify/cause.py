@@ -23,6 +23,27 @@ def takes_differences(estimate: Hypergradient | None, carry: Any) -> bool:
     return isinstance(carry.cross if isinstance(carry, Carry) else estimate.cross, CentralDifference)
 
 
+def rounding(
+    point: VerificationPoint,
+    edge: tuple[str, str],
+    definitions: Mapping[str, Definition],
+    carries: Carries,
+    wanted: Edges,
+) -> str | None:
+    """Whether the estimator itself, in float64, keeps the bound that it misses in the parameters' own precision."""
+    if point.finest is point.views:
+        return None
+    own = point.engine.adjoint.estimate(edge[0])
+    estimates = {name: each.estimate for name, each in definitions.items()} | {edge[0]: own}
+    start = {**carries, **{name: carry for name, carry in point.carries.items() if name == edge[0]}}
+    off = relative_error(point.reference(estimates, start)[edge], wanted[edge])
+    return (
+        f"rounding: in float64 the same estimator is off by {off:.0e} alone"
+        if off <= definitions[edge[0]].bound
+        else None
+    )
+
+
 def cause(
     point: VerificationPoint,
     edge: tuple[str, str],

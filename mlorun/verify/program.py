@@ -18,7 +18,7 @@ from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.sweep import Carries, Edges, total
 from mlorun.hypergradient.vectors import Vector
-from mlorun.verify.cause import cause, takes_differences
+from mlorun.verify.cause import cause, rounding, takes_differences
 from mlorun.verify.differences import SecondDerivatives, second_derivatives
 from mlorun.verify.exact import ExactOrFinest
 from mlorun.verify.point import Cost, VerificationPoint, cosine, relative_error
@@ -169,9 +169,14 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
     for edge in edges:
         key = edge.lower, edge.to
         own = problems[edge.lower].hypergradient
-        if not edge.holds and edge.lower not in explained and takes_differences(own, point.carries.get(edge.lower)):
-            explained.add(edge.lower)
-            why = cause(point, key, definitions, carries, wanted, second[edge.lower])
+        if edge.holds or edge.lower in explained:
+            continue
+        explained.add(edge.lower)
+        if takes_differences(own, point.carries.get(edge.lower)):
+            why: str | None = cause(point, key, definitions, carries, wanted, second[edge.lower])
+        else:
+            why = rounding(point, key, definitions, carries, wanted)
+        if why is not None:
             explanations.append(f"{edge.lower}: {why}")
     answering = {edge.lower for edge in edges if not math.isnan(edge.off_ift)}
     references = [

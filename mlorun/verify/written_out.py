@@ -11,8 +11,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import SGD
 
 from mlorun.core.program.update import UpdateRule
+from mlorun.core.replay.views import default_dtype
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.evolution import Evolution
 from mlorun.hypergradient.estimators.penalty import BOME, F2SA
@@ -139,7 +141,7 @@ class UpdateMapWrittenOut(Hypergradient):
             value = sum((y * c).sum() for y, c in zip(outputs, p, strict=True))
             for key, (h, sides) in by_option.items():
                 ahead, behind = ((*a, *(s[i][k] for i, k in places)) for a, s in sides)
-                rises = ((c * (x - y)).sum() for c, x, y in zip(p, ahead, behind, strict=True))
+                rises = ((c * (x - y)).sum().detach() for c, x, y in zip(p, ahead, behind, strict=True))
                 on_learned[key] += float(sum(rises)) / (2 * h)  # type: ignore[arg-type]
             pulled = _grad(value, (*inputs, *flat), retain_graph=True)  # type: ignore[arg-type]
             p = pulled[: len(inputs)]
@@ -195,11 +197,16 @@ def _step(
         parameter = t.clone() if differentiable else t.detach().clone()
         mode = {"differentiable": differentiable, "foreach": False, "fused": None}
         group = {**each, **numbers, **mode, "params": [parameter]}
+        if differentiable and group.get("momentum") and isinstance(rule.optimizer, SGD) and not entry:
+            # torch detaches the gradient that a buffer starts with: the same number by a buffer of 0, undamped
+            group["dampening"] = 0.0
+            entry = {"momentum_buffer": torch.zeros_like(t)}
         optimizer = type(rule.optimizer)([group], lr=1.0, differentiable=differentiable)
         if entry:
             optimizer.state[parameter] = {key: x.clone() for key, x in entry.items()}
         parameter.grad = torch.where(slope == 0, slope + NO_ZERO, slope) if differentiable else slope.detach()
-        optimizer.step()
+        with default_dtype(torch.promote_types(t.dtype, torch.float32)):  # of the step count that torch makes
+            optimizer.step()
         after.append(parameter)
         state_after.append({k: x for k, x in optimizer.state[parameter].items() if isinstance(x, Tensor)})
     return tuple(after), state_after

@@ -69,7 +69,7 @@ def program(
 def engine(problems: list[Any], graph: ProblemGraph) -> Engine:
     """On the CPU, recording everything."""
     device = torch.device("cpu")
-    return Engine(problems, graph, device=device, precision=Precision("fp32", device), train_iters=20, record_all=True)
+    return Engine(problems, graph, device=device, precision=Precision("fp32", device), train_iters=400, record_all=True)
 
 
 def oracle(case: Case, hypergradient: Callable[[], Hypergradient], lr: float = 0.1) -> Engine:
@@ -77,9 +77,10 @@ def oracle(case: Case, hypergradient: Callable[[], Hypergradient], lr: float = 0
     return engine(case.problems(hypergradient, lr), case.graph)
 
 
-def first_point(made: Engine, steps: int = 1) -> VerificationPoint:
-    """Right before the last upper step within so many global steps."""
-    return next(point for _, point, last in points(made, 1 if steps == 1 else 2, steps) if last)
+def first_point(made: Engine, steps: int = 1, upper: str | None = None) -> VerificationPoint:
+    """Right before the last step of `upper`, or of anybody who is one, within so many global steps."""
+    taken = points(made, 1 if steps == 1 else 2, steps)
+    return next(point for _, point, last in taken if last and upper in (None, point.upper))
 
 
 def report(made: Engine, *, steps: int = 1, budget: int | None = None) -> PointReport:

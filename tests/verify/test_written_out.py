@@ -1,0 +1,88 @@
+"""The references of penalty methods, evolution and update maps find a mistake, and share nothing with them."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+import mlorun
+from mlorun.hypergradient import vectors
+from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.evolution import Evolution
+from mlorun.hypergradient.estimators.penalty import BOME, F2SA
+from mlorun.hypergradient.estimators.update_map import UpdateMap
+from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.vectors import Vector
+from mlorun.verify import written_out
+from mlorun.verify.differences import second_derivatives
+from mlorun.verify.point import VerificationPoint, relative_error
+from mlorun.verify.program import examine, points
+from mlorun.verify.reference import definition
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+
+SMALL = ["experiment=mwn_digits", "classifier.module.sizes=[64,10]", "engine.train_iters=10"]
+ADAM = "classifier.optimizer=adam"
+KINDS: dict[str, Callable[..., Hypergradient]] = {
+    "f2sa": F2SA, "bome": BOME, "evolution": Evolution, "update_map": UpdateMap
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("experiment", [SMALL, [*SMALL, ADAM], ["experiment=hpo_digits"]], ids=["sgd", "adam", "hpo"])
+@pytest.mark.parametrize("option", KINDS)
+def test_each_agrees_with_its_formula_written_out(option: str, experiment: list[str]) -> None:
+    if "hpo" in experiment[0] and option in ("f2sa", "bome"):
+        pytest.skip("they do not differentiate through options of the optimizer")
+    engine = mlorun.build(mlorun.compose([*experiment, f"classifier.hypergradient={option}"]), record_all=True)
+    for step, point, _ in points(engine, 2, 10):
+        made = examine(step, point)
+        assert "itself" not in made.references[0]
+        name = point.nodes[0]
+        own = problem_estimate(point)
+        written = definition(engine.problems[name], second_derivatives(point.levels()[name])).estimate
+        assert type(own) is not type(written)
+        got, wanted = (point.reference({name: each}, point.carries) for each in (own, written))
+        edge = (name, point.upper)
+        assert relative_error(got[edge], wanted[edge]) < 1e-7, "in float64"
+        assert made.holds or any("rounding" in line for line in made.explanations), made.edges
+
+
+def problem_estimate(point: VerificationPoint) -> Hypergradient:
+    """Of the one lower problem."""
+    estimate = point.engine.problems[point.nodes[0]].hypergradient
+    assert estimate is not None
+    return estimate
+
+
+@pytest.mark.parametrize("option", KINDS)
+def test_a_mistake_of_five_percent_breaks_the_bound(option: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    kind: Any = KINDS[option]
+    right = kind.__call__
+
+    def wrong(self: Any, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
+        parts, after = right(self, level, v, carry)
+        return {name: vectors.scale(part, 1.05) for name, part in parts.items()}, after
+
+    monkeypatch.setattr(kind, "__call__", wrong)  # in every precision
+    engine = mlorun.build(mlorun.compose([*SMALL, f"classifier.hypergradient={option}"]), record_all=True)
+    step, point, _ = next(iter(points(engine, 1, 1)))
+    made = examine(step, point)
+    assert made.edges[0].error == pytest.approx(0.05, abs=0.02)
+    assert not any("rounding" in line for line in made.explanations), "float64 has the mistake, too"
+
+
+def test_the_references_use_no_function_of_the_estimators() -> None:
+    tree = ast.parse(Path(written_out.__file__).read_text(encoding="utf-8"))
+    names = {
+        alias.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and ".estimators." in node.module
+        for alias in node.names
+    }
+    assert names == {"Evolution", "BOME", "F2SA", "UpdateMap"}, "the options of these alone are read"
+    assert torch.get_default_dtype() == torch.float32
