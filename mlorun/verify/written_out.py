@@ -138,12 +138,12 @@ class UpdateMapWrittenOut(Hypergradient):
         total = [torch.zeros_like(x) for x in flat]
         on_learned = dict.fromkeys(numbers, 0.0)
         for _ in range(self.own.iterations + 1):
-            value = sum((y * c).sum() for y, c in zip(outputs, p, strict=True))
+            value = torch.stack([(y * c).sum() for y, c in zip(outputs, p, strict=True)]).sum()
             for key, (h, sides) in by_option.items():
                 ahead, behind = ((*a, *(s[i][k] for i, k in places)) for a, s in sides)
                 rises = ((c * (x - y)).sum().detach() for c, x, y in zip(p, ahead, behind, strict=True))
-                on_learned[key] += float(sum(rises)) / (2 * h)  # type: ignore[arg-type]
-            pulled = _grad(value, (*inputs, *flat), retain_graph=True)  # type: ignore[arg-type]
+                on_learned[key] += float(sum(rises)) / (2 * h)
+            pulled = _grad(value, (*inputs, *flat), retain_graph=True)
             p = pulled[: len(inputs)]
             total = [x + y for x, y in zip(total, pulled[len(inputs) :], strict=True)]
         for key, x in learned.items():
@@ -201,7 +201,8 @@ def _step(
             # torch detaches the gradient that a buffer starts with: the same number by a buffer of 0, undamped
             group["dampening"] = 0.0
             entry = {"momentum_buffer": torch.zeros_like(t)}
-        optimizer = type(rule.optimizer)([group], lr=1.0, differentiable=differentiable)
+        kind: Any = type(rule.optimizer)
+        optimizer = kind([group], lr=1.0, differentiable=differentiable)
         if entry:
             optimizer.state[parameter] = {key: x.clone() for key, x in entry.items()}
         parameter.grad = torch.where(slope == 0, slope + NO_ZERO, slope) if differentiable else slope.detach()

@@ -21,13 +21,23 @@ def test_a_right_hypergradient_exits_with_0(capsys: pytest.CaptureFixture[str]) 
     text = capsys.readouterr().out
     assert "reweight <- classifier" in text
     assert "Identity x ForwardOverReverse" in text
-    assert "1 of 1 bounds hold" in text
+    assert text.splitlines()[-1] == "computed as defined: 1 of 1 bounds hold, 0 calls left a trace"
+    assert "VERDICT on reweight: " in text and "lower problem classifier: norm of its gradient" in text
     assert not list(Path().iterdir()), "verify leaves files"
 
 
 def test_a_broken_bound_exits_with_1_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *SMALL, "classifier.hypergradient=darts"]) == 1
-    assert "sees through stop-gradients" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "sees through stop-gradients" in text and "the derivative of its update is" in text
+
+
+def test_the_lower_problem_is_solved_again_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    decay = "classifier.optimizer.weight_decay=0.1"
+    assert main(["verify", *SMALL, decay, "--resolve-budget", "300"]) == 0, "far off, and computed as defined"
+    text = capsys.readouterr().out
+    assert "classifier solved again: norm of its gradient" in text
+    assert "hypergradient against the derivative of the solved program: cosine about" in text
 
 
 def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
@@ -60,6 +70,8 @@ def test_where_nothing_is_exact_no_picture_is_drawn(capsys: pytest.CaptureFixtur
         (["--plot", "nowhere/errors.png", "experiment=mwn_digits"], "nowhere/errors.png"),
         (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
         (["--all"], "name one"),
+        (["--resolve"], "name one"),
+        (["--resolve-budget", "0", "experiment=mwn_digits"], "--resolve-budget"),
         (["experiment=mwn_digitz"], "mwn_digits"),
         (
             ["experiment=mwn_mnist_baseline", "data=digits_long_tailed", "classifier.module=mlp_digits"],

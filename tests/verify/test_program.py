@@ -83,7 +83,7 @@ def test_a_wrong_number_and_a_side_effect_are_found() -> None:
     assert "parameters" in report.disturbed
 
 
-def test_an_exact_estimator_is_not_off_ift() -> None:
+def test_an_exact_estimator_is_the_implicit_function_theorems() -> None:
     engine = engine_of("classifier.hypergradient=exact", "classifier.hypergradient.solve.damping=0")
     # the Hessian of a linear classifier with weight decay is positive definite
     classifier = engine.problems["classifier"]
@@ -143,7 +143,7 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     said = next(line for line in report.references if "running its inner loop again" in line)
     assert float(said.rpartition(" ")[2]) < 1e-4
     assert all(edge.off_ift != edge.off_ift for edge in report.edges), "the optimum depends on neither"
-    assert "exact: none" in report.references[0]
+    assert "implicit function theorem: none" in report.references[0]
 
 
 @pytest.mark.parametrize(
