@@ -28,6 +28,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -109,10 +110,10 @@ def _program(
     from mlorun.assemble import build
     from mlorun.config.check import check
     from mlorun.config.compose import composed, explained
+    from mlorun.verify.comparison import compare
     from mlorun.verify.plot import draw
-    from mlorun.verify.program import compare, examine, points
+    from mlorun.verify.program import examine, points
     from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point, show_verdict
-    from mlorun.verify.verdict import worst
 
     config = composed(overrides)
     check(config)
@@ -145,9 +146,10 @@ def _program(
     disturbed = sum(bool(report.disturbed) for report in reports)
     total = sum(len(report.edges) for report in reports)
     for upper in dict.fromkeys(report.upper for report in reports):
-        verdicts = [report.verdict for report in reports if report.upper == upper]
-        at = f" (the worst of {len(verdicts)} points)" if len(verdicts) > 1 else ""
-        show_verdict(console, worst(verdicts), f"VERDICT on {upper}{at}")
+        mine = [report for report in reports if report.upper == upper]
+        worst = max(mine, key=lambda report: report.verdict.grade)
+        where = f", the worst of {len(mine)} points, at step {worst.step}" if len(mine) > 1 else ""
+        show_verdict(console, replace(worst.verdict, reasons=()), f"VERDICT on {upper}{where}")
     held = f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace"
     say(console, f"computed as defined: {held}", style="bold")
     return 1 if broken or disturbed else 0

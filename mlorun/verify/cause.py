@@ -9,9 +9,9 @@ from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.implicit import Carry, Implicit
 from mlorun.hypergradient.sweep import Carries, Edges
-from mlorun.verify.differences import SecondDerivatives
 from mlorun.verify.point import VerificationPoint, relative_error
 from mlorun.verify.reference import Definition
+from mlorun.verify.second_derivatives import SecondDerivatives
 
 OTHER_RADII = (0.1, 0.01, 0.001, 10.0)  # times its own
 

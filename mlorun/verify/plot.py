@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlorun.errors import ConfigError
-from mlorun.verify.program import Comparison
+from mlorun.verify.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

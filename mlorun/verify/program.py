@@ -3,30 +3,27 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, MlorunError
+from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
-from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.estimator import Hypergradient
-from mlorun.hypergradient.estimators.first_order import FirstOrder
-from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Carry
-from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.sweep import Carries, Edges, total
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify.cause import cause, rounding, takes_differences
-from mlorun.verify.differences import SecondDerivatives, second_derivatives
 from mlorun.verify.exact import ExactOrFinest
 from mlorun.verify.point import Cost, VerificationPoint, cosine, relative_error
 from mlorun.verify.reference import Definition, definition, implicit
-from mlorun.verify.resolve import Agreement, DoesNotApply, Resolved, resolve
+from mlorun.verify.rerun import loop_again
+from mlorun.verify.resolve import Agreement, Resolved, resolve
+from mlorun.verify.second_derivatives import SecondDerivatives, second_derivatives
+from mlorun.verify.solved_program import DoesNotApply
 from mlorun.verify.verdict import Evidence, Verdict, judge, optimality_line
 
-QUOTIENT_STEP = 1e-5
 QUOTIENT_CLOSE = 1e-5
 ROUNDING = 3.0  # times as far as exact derivatives are in float32
 
@@ -82,23 +79,6 @@ class PointReport:
     @property
     def holds(self) -> bool:
         return not self.disturbed and all(edge.holds for edge in self.edges)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One estimator on every lower problem of one point, against the implicit function theorem.
-
-    solved    as for an edge
-    refused   why there are no numbers
-    """
-
-    name: str
-    error: float = math.nan
-    cosine: float = math.nan
-    norm: float = math.nan
-    cost: Cost | None = None
-    solved: bool = True
-    refused: str = ""
 
 
 def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, VerificationPoint, bool]]:
@@ -245,34 +225,6 @@ def _bounds(
     return bounds
 
 
-def loop_again(point: VerificationPoint, wanted: Edges) -> float | None:
-    """How far, relatively, the slope of F along the hypergradient is from a difference quotient of whole reruns.
-
-    In float64, by the updates alone, without their derivatives; None unless the one lower problem is differentiated
-    through its whole inner loop, and steers nobody, so that its updates are its loss's alone.
-    """
-    node, upper = point.nodes[0], point.upper
-    estimate = point.engine.problems[node].hypergradient
-    if (
-        len(point.nodes) > 1
-        or point.engine.graph.nodes_on_paths(node)
-        or not isinstance(estimate, Unrolled | Forward)
-        or (node, upper) not in wanted
-    ):
-        return None
-    trajectory = point.finest.view(node, (upper,)).trajectory()
-    part = wanted[node, upper]
-    slope = float(vectors.norm(part))
-    if not trajectory.whole or (isinstance(estimate, Unrolled) and estimate.steps is not None) or not slope:
-        return None
-
-    def value(step: float) -> float:
-        theta = trajectory.run({upper: vectors.scale(part, step / slope)})
-        return float(point.finest.upper_loss(upper)({node: theta}).detach())
-
-    return abs((value(QUOTIENT_STEP) - value(-QUOTIENT_STEP)) / (2 * QUOTIENT_STEP) - slope) / slope
-
-
 def implicit_edges(
     point: VerificationPoint, second: Mapping[str, SecondDerivatives] | None = None
 ) -> tuple[Edges, dict[str, ExactOrFinest]]:
@@ -285,40 +237,6 @@ def implicit_edges(
     solves = {node: ExactOrFinest() for node in point.nodes}
     estimates = {node: implicit(solve, "after", second[node]) for node, solve in solves.items()}
     return point.reference(estimates), solves
-
-
-def compare(
-    point: VerificationPoint, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]
-) -> Iterator[Comparison]:
-    """Every estimator on the same point, against the implicit function theorem's for the upper problem."""
-    edges, solves = implicit_edges(point)
-    solved = all(solve.reached for solve in solves.values())
-    exact = total(edges, point.upper)
-    for name, estimates in make.items():
-        try:
-            made = estimates()
-            got = total(point.estimate(made, {}), point.upper)
-            if got is None or exact is None:
-                continue
-            if not vectors.norm(got) and not any(isinstance(estimate, FirstOrder) for estimate in made.values()):
-                yield Comparison(name, refused=f"zero, as it differentiates {_ways(made)} alone")
-                continue
-            yield Comparison(
-                name,
-                relative_error(got, exact) if vectors.norm(exact) else math.nan,
-                cosine(got, exact),
-                float(vectors.norm(got)),
-                point.cost(made, {}),
-                solved,
-            )
-        except MlorunError as error:
-            yield Comparison(name, refused=error.message)
-        except Unsupported as error:
-            yield Comparison(name, refused=str(error).splitlines()[0])
-
-
-def _ways(estimates: Mapping[str, Hypergradient]) -> str:
-    return ", ".join(sorted({way for estimate in estimates.values() for way in estimate.needs.channels}))
 
 
 def _steps(engine: Engine, name: str, step: int) -> bool:

@@ -18,7 +18,8 @@ from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.estimators.update_map import UpdateMap
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.solver import Solver
-from mlorun.verify.differences import ByDifferences, SecondDerivatives
+from mlorun.verify.differences import ByDifferences
+from mlorun.verify.second_derivatives import SecondDerivatives
 from mlorun.verify.written_out import EvolutionWrittenOut, PenaltyWrittenOut, UpdateMapWrittenOut
 
 

@@ -13,7 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from mlorun.verify import suite
-from mlorun.verify.program import Comparison, PointReport
+from mlorun.verify.comparison import Comparison
+from mlorun.verify.program import PointReport
 from mlorun.verify.resolve import Resolved
 from mlorun.verify.solve import SMALL
 from mlorun.verify.suite import Cell

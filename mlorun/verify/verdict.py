@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mlorun.verify.exact import ExactOrFinest, Optimality
-from mlorun.verify.resolve import Agreement, Resolved
+from mlorun.verify.resolve import KINK, Agreement, Resolved
 
 # every threshold of a verdict
 AGREES = 0.05  # relative distance up to which two hypergradients are one
@@ -88,11 +88,6 @@ def unsolved(name: str, at: Optimality | None) -> str | None:
     return None
 
 
-def worst(verdicts: Sequence[Verdict]) -> Verdict:
-    """The one that a reader has to know."""
-    return max(verdicts, key=lambda verdict: verdict.grade)
-
-
 def optimality_line(name: str, at: Optimality) -> str:
     """How far one lower problem is from its optimum, in numbers."""
     decrement = "none, for the Hessian is not positive there" if math.isnan(at.decrement) else f"{at.decrement:.1e}"
@@ -137,7 +132,7 @@ def _by_resolving(resolved: Resolved) -> Verdict:
     for name in resolved.unsolved:
         reasons.append(f"{name} was not solved within the budget: the quotients are uncertain; raise --resolve-budget")
         grade = max(grade, UNKNOWN)
-    if resolved.kink > 0.05:
+    if resolved.kink > KINK:
         reasons.append(
             f"the re-solved loss bends or jumps within the step of the quotients ({_percent(resolved.kink)} of them)"
         )
@@ -146,4 +141,5 @@ def _by_resolving(resolved: Resolved) -> Verdict:
 
 
 def _percent(part: float) -> str:
-    return f"{100 * part:.2g} %" if part < 10 else f"{part:.2g} times"
+    percent = 100 * part
+    return f"{percent:.2g} %" if percent < 10 else f"{percent:.0f} %" if percent < 1e4 else f"{percent:.0e} %"

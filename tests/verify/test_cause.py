@@ -15,9 +15,9 @@ from mlorun.core.program.problem import Problem
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.identity import Identity
-from mlorun.verify.differences import SecondDerivatives, second_derivatives
 from mlorun.verify.oracles import Row
 from mlorun.verify.program import PointReport
+from mlorun.verify.second_derivatives import SecondDerivatives, second_derivatives
 from tests.verify.programs import Loss, first_point, program, report, row_of
 
 DRAWS = torch.Generator().manual_seed(5)

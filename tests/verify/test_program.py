@@ -23,9 +23,10 @@ from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
+from mlorun.verify.comparison import compare
 from mlorun.verify.oracles import CASES
 from mlorun.verify.point import equal
-from mlorun.verify.program import compare, examine, points
+from mlorun.verify.program import examine, points
 from mlorun.verify.table import show_point
 
 pytestmark = pytest.mark.usefixtures("empty_folder")

@@ -17,8 +17,9 @@ from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.sweep import total
 from mlorun.verify.oracles import CASES, Case, Row
 from mlorun.verify.program import examine, points
-from mlorun.verify.resolve import DoesNotApply, Resolved, agreement, resolve, responding
+from mlorun.verify.resolve import Resolved, agreement, resolve
 from mlorun.verify.solve import solve
+from mlorun.verify.solved_program import DoesNotApply, responding
 from mlorun.verify.verdict import FAR, GOOD
 from tests.verify.programs import first_point, identity, oracle, program, report, ridge_losses, row_of
 

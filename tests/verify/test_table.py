@@ -8,8 +8,9 @@ import pytest
 import torch
 from rich.console import Console
 
+from mlorun.verify.comparison import Comparison
 from mlorun.verify.point import Cost
-from mlorun.verify.program import Comparison, EdgeReport, PointReport
+from mlorun.verify.program import EdgeReport, PointReport
 from mlorun.verify.suite import ENTRIES, Cell
 from mlorun.verify.table import show_comparison, show_point, show_suite
 from mlorun.verify.verdict import WRONG_WAY, Verdict

@@ -19,10 +19,10 @@ from mlorun.hypergradient.estimators.update_map import UpdateMap
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify import written_out
-from mlorun.verify.differences import second_derivatives
 from mlorun.verify.point import VerificationPoint, relative_error
 from mlorun.verify.program import examine, points
 from mlorun.verify.reference import definition
+from mlorun.verify.second_derivatives import second_derivatives
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
