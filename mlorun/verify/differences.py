@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
-from torch import Tensor
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
@@ -18,6 +17,7 @@ from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.vectors import Vector
+from mlorun.verify.autograd import gradient
 
 RADII = {torch.float64: (1e-5, 1e-6)}  # of a difference, relative to the point; a kink may spoil one of them
 COARSE = (1e-2, 3e-3)  # in lower precision
@@ -60,19 +60,13 @@ class DifferencedLevel(Level):
 def theta_gradient(level: Level, theta: Vector, lam: Vector) -> Vector:
     """d loss / d theta at these values, every lam in one vector."""
     leaves = vectors.leaves(theta)
-    return vectors.detach(gradient_in(level.loss(leaves, level.split_lam(lam)), leaves))
+    return vectors.detach(gradient(level.loss(leaves, level.split_lam(lam)), leaves))
 
 
 def lam_gradient(level: Level, theta: Vector) -> Vector:
     """d loss / d lam at this theta."""
     leaves = vectors.leaves(level.flat_lam())
-    return vectors.detach(gradient_in(level.loss(theta, level.split_lam(leaves)), leaves))
-
-
-def gradient_in(value: Tensor, leaves: Vector, *, create_graph: bool = False) -> Vector:
-    if not value.requires_grad:
-        return vectors.zeros_like(leaves)
-    return vectors.filled(torch.autograd.grad(value, leaves, create_graph=create_graph, allow_unused=True), leaves)
+    return vectors.detach(gradient(level.loss(theta, level.split_lam(leaves)), leaves))
 
 
 def _entry_by_entry(level: Level, x: Vector, lam: Vector) -> Vector:

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
+from mlorun.verify import autograd
 from mlorun.verify.point import VerificationPoint
 from mlorun.verify.solve import SMALL, Solution
 from mlorun.verify.solved_program import SolvedProgram
@@ -53,6 +54,7 @@ class Resolved:
     everywhere   the directions span the upper parameters, so that the agreement is that of whole vectors
     solutions    the first solve of each lower problem, at the present upper parameters
     worst        by problem, the largest gradient left by any solve over that problem's scale
+    rose         by problem, its loss before and after its first solve, where that made it larger
     kink         how far the two sides of the quotients are apart
     """
 
@@ -63,6 +65,7 @@ class Resolved:
     everywhere: bool
     solutions: Mapping[str, Solution]
     worst: Mapping[str, float]
+    rose: Mapping[str, tuple[float, float]]
     kink: float
     notes: tuple[str, ...]
 
@@ -84,10 +87,9 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
     program = SolvedProgram(point, budget)
     notes = program.checked(implicit_is_zero)
     upper, lam = point.upper, program.lam
-    leaves = tuple(t.detach().requires_grad_() for t in point.finest.theta(upper))
-    loss = point.finest.upper_loss(upper)({upper: leaves})
-    grads = torch.autograd.grad(loss, leaves, allow_unused=True) if loss.requires_grad else (None,) * len(leaves)
-    direct = vectors.flat(vectors.filled(grads, leaves)).detach()
+    own = autograd.leaves(point.finest.theta(upper))
+    loss = point.finest.upper_loss(upper)({upper: own})
+    direct = vectors.flat(autograd.gradient(loss, own)).detach()
     through = vectors.flat(tuple(t.detach() for t in indirect)).to(direct)
     whole = direct + through
 
@@ -113,15 +115,15 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
         kinks.append(abs(ahead + behind - 2 * middle) / (2 * step))
     matrix = torch.stack([along for _, along in named], dim=1)
     largest = max(abs(row.quotient) for row in rows)
-    own = bool(whole.norm() > 0)
     return Resolved(
         tuple(rows),
-        agreement(matrix, whole, [row.quotient for row in rows], own=own),
-        agreement(matrix, through, [row.indirect_quotient for row in rows], own=own),
+        agreement(matrix, whole, [row.quotient for row in rows], own=bool(whole.norm() > 0)),
+        agreement(matrix, through, [row.indirect_quotient for row in rows], own=bool(whole.norm() > 0)),
         bool(direct.norm() > 0),
         len(lam) <= len(named),
         program.first,
         program.worst,
+        program.rose,
         max(kinks) / largest if largest else 0.0,
         notes,
     )

@@ -11,7 +11,8 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
-from mlorun.verify.differences import gradient_in, lam_gradient, radii, slope, theta_gradient
+from mlorun.verify import autograd
+from mlorun.verify.differences import lam_gradient, radii, slope, theta_gradient
 
 DISAGREE = 1e-3  # relative, in float64, above which two ways to one second derivative are two numbers
 COARSE_DISAGREE = 0.05  # the same in lower precision
@@ -165,7 +166,7 @@ def _gradient_graph(level: Level) -> tuple[Vector, Vector, Vector] | None:
     """(theta, lam, d loss / d theta as a graph over both); None where a kernel refuses."""
     theta, lam = vectors.leaves(level.theta), vectors.leaves(level.flat_lam())
     try:
-        return theta, lam, gradient_in(level.loss(theta, level.split_lam(lam)), theta, create_graph=True)
+        return theta, lam, autograd.gradient(level.loss(theta, level.split_lam(lam)), theta, create_graph=True)
     except Unsupported:
         return None
 
@@ -179,10 +180,9 @@ def _by_double_backward(
     if not along.requires_grad:
         return 0.0, 0.0
     try:
-        pulled = torch.autograd.grad(along, (*theta, *lam), retain_graph=True, allow_unused=True)
+        filled = autograd.gradient(along, (*theta, *lam), retain_graph=True)
     except Unsupported:
         return None
-    filled = vectors.filled(pulled, (*theta, *lam))
     return float(vectors.dot(u, filled[len(theta) :])), float(vectors.dot(y, filled[: len(theta)]))
 
 

@@ -17,6 +17,7 @@ SMALL = 1e-8  # up to here a problem counts as solved
 MEMORY = 30  # pairs that L-BFGS keeps
 SLOPE = 0.5  # a step is taken once the slope along it has fallen to this part
 TRIES = 25  # of one line search
+LONGEST = 0.5  # of the parameters: a line search goes no farther, so that it does not land on some plateau
 PATIENCE = 40  # gradients without progress before it stops
 
 Gradient = Callable[[Tensor], Tensor]
@@ -103,24 +104,26 @@ class _Search:
     def _line_search(self, direction: Tensor, slope: float) -> bool:
         """Step to where the slope along `direction` is small; False where there is no such place."""
         low, low_slope, high, high_slope = 0.0, slope, None, 0.0
-        length = 1.0
+        farthest = LONGEST * max(1.0, float(self.x.norm())) / (float(direction.norm()) or 1.0)
+        length = min(1.0, farthest)
         for _ in range(TRIES):
             if self.count >= self._budget:
                 return True
             x = self.x + length * direction
             g = self.evaluate(x)
             here = float(g @ direction)
-            if torch.isfinite(g).all() and abs(here) <= SLOPE * abs(slope):
+            finite = bool(torch.isfinite(g).all())
+            if finite and (abs(here) <= SLOPE * abs(slope) or (here < 0 and length >= farthest)):
                 self._step(x, g)
                 return True
-            if not torch.isfinite(g).all():
+            if not finite:
                 high, high_slope = length, float("inf")
             elif here > 0:
                 high, high_slope = length, here
             else:
                 low, low_slope = length, here
             if high is None:
-                length *= 3.0
+                length = min(3.0 * length, farthest)
             elif high_slope == float("inf"):
                 length = (low + high) / 2
             else:

@@ -11,10 +11,12 @@ from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
+from mlorun.verify import autograd
 from mlorun.verify.point import VerificationPoint
 from mlorun.verify.solve import Gradient, Solution, solve
 
 TINY = 20  # parameters of a problem whose gradient is taken by differences of re-solved losses
+ROSE = 1e-6  # relative, by which a loss may be larger after a solve than before
 STENCIL = 2e-3  # of these differences, relative
 
 Values = dict[str, Tensor]  # parameters in one row, by problem
@@ -56,6 +58,7 @@ class SolvedProgram:
         self.start = {name: self._row(name) for name in self._names}
         self.first: dict[str, Solution] = {}
         self.worst: dict[str, float] = {}
+        self.rose: dict[str, tuple[float, float]] = {}
 
     def checked(self, implicit_is_zero: bool) -> tuple[str, ...]:
         """What the solved program leaves out of the one that runs. Raises DoesNotApply."""
@@ -103,11 +106,10 @@ class SolvedProgram:
         values = dict(values)
         for name in names:
             if name in self.nests:
-                solution = self._solve(name, self._nested_gradient(name, values), values[name])
-                values[name] = solution.theta
+                values[name] = self._solve(name, self._nested_gradient(name, values), values)
                 values = self._solved(self._within(name), values)
             else:
-                values[name] = self._solve(name, self._plain_gradient(name, values), values[name]).theta
+                values[name] = self._solve(name, self._plain_gradient(name, values), values)
         return values
 
     def _within(self, name: str) -> tuple[str, ...]:
@@ -116,13 +118,26 @@ class SolvedProgram:
         inside = {low for other in nest if other in self.nests for low in self.nests[other]}
         return tuple(low for low in nest if low not in inside)
 
-    def _solve(self, name: str, gradient: Gradient, start: Tensor) -> Solution:
-        scale = self.first[name].scale if name in self.first else None
-        solution = solve(gradient, start, self._budget, scale)
-        self.first.setdefault(name, solution)
+    def _solve(self, name: str, gradient: Gradient, values: Values) -> Tensor:
+        first = name not in self.first
+        solution = solve(gradient, values[name], self._budget, None if first else self.first[name].scale)
+        if first:
+            self.first[name] = solution
+            before, after = (self._value(name, {**values, name: row}) for row in (values[name], solution.theta))
+            if after > before + ROSE * abs(before):
+                self.rose[name] = before, after
         left = solution.after / solution.scale if solution.scale else 0.0
         self.worst[name] = max(self.worst.get(name, 0.0), left)
-        return solution
+        return solution.theta
+
+    def _value(self, name: str, values: Values) -> float:
+        """What the optimizer lowers: the loss with its weight decay; those that the problem steers, solved again."""
+        if name in self.nests:
+            values = self._solved(self._within(name), values)
+        loss = self._views.loss(name, self._views.history(name).last, self._put_in(values))
+        sign = -1.0 if self._problems[name].optimizer.param_groups[0].get("maximize") else 1.0
+        row = values[name]
+        return sign * float(loss.detach()) + float(row @ self._with_decay(name, torch.zeros_like(row), row)) / 2
 
     def _plain_gradient(self, name: str, values: Values) -> Gradient:
         """d/dtheta of the loss and the optimizer's weight decay."""
@@ -130,9 +145,9 @@ class SolvedProgram:
         sign = -1.0 if self._problems[name].optimizer.param_groups[0].get("maximize") else 1.0
 
         def gradient(row: Tensor) -> Tensor:
-            theta = tuple(t.detach().requires_grad_() for t in self._shaped(name, row))
+            theta = autograd.leaves(self._shaped(name, row))
             loss = self._views.loss(name, self._views.history(name).last, {**held, name: theta})
-            parts = vectors.filled(torch.autograd.grad(loss, theta, allow_unused=True), theta)
+            parts = autograd.gradient(loss, theta)
             return self._with_decay(name, sign * vectors.flat(parts), row)
 
         return gradient

@@ -132,6 +132,12 @@ def _by_resolving(resolved: Resolved) -> Verdict:
     for name in resolved.unsolved:
         reasons.append(f"{name} was not solved within the budget: the quotients are uncertain; raise --resolve-budget")
         grade = max(grade, UNKNOWN)
+    for name, (before, after) in resolved.rose.items():
+        reasons.append(
+            f"the solve of {name} ended where its loss is larger, {after:.3g} after {before:.3g}: a place where its "
+            "gradient is 0, and not the minimum that a run looks for"
+        )
+        grade = max(grade, UNKNOWN)
     if resolved.kink > KINK:
         reasons.append(
             f"the re-solved loss bends or jumps within the step of the quotients ({_percent(resolved.kink)} of them)"

@@ -22,6 +22,7 @@ from mlorun.hypergradient.estimators.update_map import UpdateMap
 from mlorun.hypergradient.inner_loop import Options
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
+from mlorun.verify.autograd import gradient, leaves, partial_gradients
 
 OPTION_STEP = 1e-6  # of a difference in an option of the optimizer, relative
 NO_ZERO = 1e-150  # in place of a gradient entry of 0, where the root in an adaptive step has no derivative
@@ -41,29 +42,29 @@ class PenaltyWrittenOut(Hypergradient):
         count = 0 if carry is None else carry["count"]
         rates = [float(rate) for rate in level.learning_rates] if isinstance(own.rate, str) else [own.rate] * len(z)
         for _ in range(own.steps):
-            y, lam = _leaves(y), _leaves(level.flat_lam())
+            y, lam = leaves(y), leaves(level.flat_lam())
             multiplier = self._multiplier(level, y, z, count)
             if isinstance(own, F2SA):
                 goal = _upper(level, y, lam) / multiplier + _objective(level, y, lam)
             else:
                 goal = _upper(level, y, lam) + multiplier * _objective(level, y, lam)
-            slopes = _grad(goal, y)
+            slopes = gradient(goal, y)
             y = tuple((t - rate * g).detach() for t, rate, g in zip(y, rates, slopes, strict=True))
-        lam = _leaves(level.flat_lam())
-        multiplier = self._multiplier(level, _leaves(y), z, count)
+        lam = leaves(level.flat_lam())
+        multiplier = self._multiplier(level, leaves(y), z, count)
         excess = _objective(level, y, lam) - _objective(level, z, lam)
         moved = _upper(level, y, lam) - _upper(level, z, lam)
-        return level.split_lam(_grad(multiplier * excess + moved, lam)), None
+        return level.split_lam(gradient(multiplier * excess + moved, lam)), None
 
     def _multiplier(self, level: Level, y: Vector, z: Vector, count: int) -> float:
         """gam of F2SA; of BOME what its barrier gives at y."""
         own = self.own
         if isinstance(own, F2SA):
             return own.gamma + own.growth * count
-        lam = _leaves(level.flat_lam())
-        at = _leaves(y)
-        of_f = _grad(_upper(level, at, lam), (*at, *lam))
-        of_q = _grad(_objective(level, at, lam) - _objective(level, z, lam), (*at, *lam))
+        lam = leaves(level.flat_lam())
+        at = leaves(y)
+        of_f = gradient(_upper(level, at, lam), (*at, *lam))
+        of_q = gradient(_objective(level, at, lam) - _objective(level, z, lam), (*at, *lam))
         square = sum(float((q * q).sum()) for q in of_q)
         if not square:
             return 0.0
@@ -112,15 +113,15 @@ class UpdateMapWrittenOut(Hypergradient):
         t = len(trajectory) - 1
         update = trajectory.updates[t]
         assert update.iterate is not None
-        lam = {name: _leaves(part) for name, part in trajectory.lam_at(t).items()}
-        theta = _leaves(update.iterate.theta)
+        lam = {name: leaves(part) for name, part in trajectory.lam_at(t).items()}
+        theta = leaves(update.iterate.theta)
         state = [
             {key: x.detach() if key == "step" else x.detach().requires_grad_() for key, x in entry.items()}
             for entry in update.iterate.state
         ]
         learned = trajectory.learned_options(trajectory.lam)
         numbers = {key: float(x.detach()) for key, x in learned.items()}
-        slopes = _clipped(rule, _maybe(trajectory.loss(t, theta, lam), theta, create_graph=True))
+        slopes = _clipped(rule, partial_gradients(trajectory.loss(t, theta, lam), theta, create_graph=True))
         after, state_after = _step(rule, update.options, numbers, theta, state, slopes)
         by_option = {}
         for key, number in numbers.items():
@@ -143,12 +144,12 @@ class UpdateMapWrittenOut(Hypergradient):
                 ahead, behind = ((*a, *(s[i][k] for i, k in places)) for a, s in sides)
                 rises = ((c * (x - y)).sum().detach() for c, x, y in zip(p, ahead, behind, strict=True))
                 on_learned[key] += float(sum(rises)) / (2 * h)
-            pulled = _grad(value, (*inputs, *flat), retain_graph=True)
+            pulled = gradient(value, (*inputs, *flat), retain_graph=True)
             p = pulled[: len(inputs)]
             total = [x + y for x, y in zip(total, pulled[len(inputs) :], strict=True)]
         for key, x in learned.items():
             live = tuple(parameter for part in trajectory.lam.values() for parameter in part)
-            parts = _grad(x, live, retain_graph=True)
+            parts = gradient(x, live, retain_graph=True)
             total = [y + on_learned[key] * part for y, part in zip(total, parts, strict=True)]
         return level.split_lam(tuple(total)), None
 
@@ -171,8 +172,8 @@ def run_again(level: Level, rule: UpdateRule, u: Mapping[str, Vector], step: flo
     assert first is not None
     theta, state = first.theta if start is None else start, list(first.state)
     for t, update in enumerate(trajectory.updates):
-        theta = _leaves(theta)
-        slopes = _clipped(rule, _maybe(trajectory.loss(t, theta, shifted(trajectory.lam_at(t))), theta))
+        theta = leaves(theta)
+        slopes = _clipped(rule, partial_gradients(trajectory.loss(t, theta, shifted(trajectory.lam_at(t))), theta))
         theta, state = _step(rule, update.options, numbers, theta, state, slopes, differentiable=False)
     return tuple(t.detach() for t in theta)
 
@@ -232,19 +233,3 @@ def _objective(level: Level, theta: Vector, lam: Vector) -> Tensor:
 
 def _upper(level: Level, theta: Vector, lam: Vector) -> Tensor:
     return level.upper_loss(theta, level.split_lam(lam))
-
-
-def _leaves(x: Sequence[Tensor]) -> Vector:
-    return tuple(t.detach().requires_grad_() for t in x)
-
-
-def _maybe(value: Tensor, inputs: Vector, *, create_graph: bool = False) -> tuple[Tensor | None, ...]:
-    return torch.autograd.grad(value, inputs, create_graph=create_graph, allow_unused=True)
-
-
-def _grad(value: Tensor, inputs: Vector, *, retain_graph: bool = False) -> Vector:
-    """d value / d inputs; zeros for what it does not depend on."""
-    if not value.requires_grad:
-        return tuple(torch.zeros_like(x) for x in inputs)
-    grads = torch.autograd.grad(value, inputs, retain_graph=retain_graph, allow_unused=True)
-    return tuple(torch.zeros_like(x) if g is None else g for x, g in zip(inputs, grads, strict=True))
