@@ -85,7 +85,7 @@ def test_an_engine_needs_no_config() -> None:
     def sgd(theta: Any) -> torch.optim.Optimizer:
         return torch.optim.SGD(theta, lr=0.25)
 
-    cg = Implicit(ConjugateGradient(3, 0.0, 0.0, False), ForwardOverReverse(), "after")
+    cg = Implicit(ConjugateGradient(3, 0.0, 0.0, False), ForwardOverReverse(), "after", "full")
     up = Choose(name="up", module=torch.nn.Linear(1, 1, bias=False), optimizer=sgd)
     low = Fit(name="low", module=torch.nn.Linear(1, 1, bias=False), optimizer=sgd, hypergradient=cg)
     engine = mlorun.Engine([up, low], {"u2l": {"up": ["low"]}}, train_iters=40)

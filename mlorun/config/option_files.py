@@ -24,7 +24,8 @@ def description(path: Path) -> str:
 def option_summary(path: Path) -> dict[str, str]:
     """The head of a hypergradient's YAML: formula, cost, memory and when to use it; {} for other files.
 
-    Its lines are `about`, the formula, `cost: ...; memory of ...`, `use it ...`, and a command.
+    Its lines are `about`, the formula, `cost: ...; memory of ...`, `nested: ...` where it differentiates through a
+    problem that steers others, `use it ...`, and a command.
     """
     head: list[str] = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
@@ -37,7 +38,11 @@ def option_summary(path: Path) -> dict[str, str]:
         return {}
     seconds, _, memory = cost.removeprefix("cost: ").partition("; memory of ")
     formula = " ".join(head[: head.index(cost)])
-    return {"formula": formula, "cost": seconds, "memory": memory, "use it": use.removeprefix("use it ")}
+    summary = {"formula": formula, "cost": seconds, "memory": memory}
+    nested = next((line for line in head if line.startswith("nested: ")), "")
+    if nested:
+        summary["nested"] = nested.removeprefix("nested: ")
+    return {**summary, "use it": use.removeprefix("use it ")}
 
 
 def chosen_options(path: Path) -> list[str]:

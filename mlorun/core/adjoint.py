@@ -13,10 +13,13 @@ from mlorun.core.replay.views import Views
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.inner_loop import Values
-from mlorun.hypergradient.sweep import Node, Telemetry, sweep
+from mlorun.hypergradient.node import Node
+from mlorun.hypergradient.sweep import Telemetry, sweep
 from mlorun.hypergradient.vectors import Vector
 
 Estimates = Mapping[str, Hypergradient]
+# problems in order of a sweep: whom each is differentiated in, and who answers it, each after those that it depends on
+Order = dict[str, tuple[tuple[str, ...], tuple[str, ...]]]
 
 
 @dataclass(frozen=True)
@@ -35,16 +38,9 @@ class Adjoint:
 
     def __init__(self, graph: ProblemGraph, views: Views) -> None:
         self._views = views
+        self._graph = graph
         self._paths = {name: graph.nodes_on_paths(name) for name in graph.names}
-        self._reads = {
-            (upper, node): tuple(
-                name
-                for name in (*graph.lowers[node], upper)
-                if (node in graph.u2l[upper] if name == upper else name in nodes)
-            )
-            for upper, nodes in self._paths.items()
-            for node in nodes
-        }
+        self._orders: dict[tuple[str, frozenset[str]], Order] = {}
         self.carries: dict[str, dict[str, Any]] = {name: {} for name in graph.names}
         self._previous: dict[str, Vector] = {}
 
@@ -98,16 +94,40 @@ class Adjoint:
         }
 
     def nodes(self, upper: str, views: Views, estimates: Estimates | None = None) -> tuple[Node, ...]:
-        """The problems on upper's paths, in reverse order of execution.
+        """The problems on upper's paths, each after every problem whose optimum depends on it.
 
         estimates   in place of the problems' own hypergradients
         """
-        nodes = []
-        for name in self._paths[upper]:
-            estimate = (estimates or {}).get(name) or self.estimate(name)
+        chosen = {name: (estimates or {}).get(name) or self.estimate(name) for name in self._paths[upper]}
+        order = self._order(upper, frozenset(name for name, e in chosen.items() if e.needs.nested == "own_loss"))
+
+        def node(name: str) -> Node:
+            estimate = chosen[name]
             again = estimate if estimates is not None and estimate.needs.tangents else None
-            nodes.append(Node(views.view(name, self._reads[upper, name], estimate=again), estimate))
-        return tuple(nodes)
+            reads, below = order[name]
+            return Node(
+                views.view(name, reads, estimate=again),
+                estimate,
+                tuple(node(low) for low in below if chosen[low].needs.answers != "constant"),
+            )
+
+        return tuple(node(name) for name in order)
+
+    def _order(self, upper: str, own_loss: frozenset[str]) -> Order:
+        key = upper, own_loss
+        if key not in self._orders:
+            graph, order = self._graph, self._graph.sweep_order(upper, own_loss)
+            upwards = tuple(reversed(order))
+            depends = {name: graph.outside(name, own_loss=name in own_loss) for name in order}
+            below = {name: () if name in own_loss else graph.nodes_on_paths(name) for name in order}
+            self._orders[key] = {
+                name: (
+                    tuple(other for other in (*upwards, upper) if other in depends[name]),
+                    tuple(low for low in upwards if low in below[name]),
+                )
+                for name in order
+            }
+        return self._orders[key]
 
     def estimate(self, node: str) -> Hypergradient:
         """How the problems above differentiate through `node`."""

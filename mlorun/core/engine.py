@@ -128,6 +128,11 @@ class Engine:
                     fix="minimize the negative loss",
                 )
 
+        for upper in self.graph.names:
+            estimates = {name: self.problems[name].hypergradient for name in self.graph.nodes_on_paths(upper)}
+            own_loss = {name for name, e in estimates.items() if e is not None and e.needs.nested == "own_loss"}
+            self.graph.sweep_order(upper, own_loss)
+
     # the loop
 
     def probe(self) -> None:

@@ -15,8 +15,9 @@ from torch import Tensor
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem, loss_of
 from mlorun.core.replay.functional import FunctionalProgram
+from mlorun.core.replay.recompute import reentrant_calls
 from mlorun.errors import ConfigError, GraphError
-from mlorun.hypergradient import derivatives
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.draws import taped
 from mlorun.hypergradient.estimator import Channel
 from mlorun.hypergradient.estimators.first_order import FirstOrder
@@ -42,6 +43,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     states = {name: p.stream.state_dict() for name, p in program.problems.items() if p.stream is not None}
     for name in sorted(graph.differentiated):
         _check_size(program, graph, name)
+        _check_nested(program, graph, name)
     for name, problem in program.problems.items():
         if problem.hypergradient is not None and name not in graph.differentiated:
             log.warning(
@@ -57,6 +59,8 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                 loss = _loss(program, problem, batch)
             if problem.name in graph.differentiated:
                 _check_repeats(program, problem, batch)
+            if problem.name in graph.differentiated or graph.lowers[problem.name]:
+                _check_replays(program, problem, batch)
             _check_edges(program, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
     for name, state in states.items():
@@ -74,14 +78,50 @@ def _check_size(program: FunctionalProgram, graph: ProblemGraph, name: str) -> N
         estimate.require_size(name, theta, sum(sizes.values()))
 
 
+def _check_nested(program: FunctionalProgram, graph: ProblemGraph, name: str) -> None:
+    """Raise GraphError where an estimator cannot differentiate through a problem that steers others."""
+    estimate, below = program.problems[name].hypergradient, graph.nodes_on_paths(name)
+    if estimate is None or not below:
+        return
+    if estimate.needs.nested is None:
+        raise GraphError(
+            f"{name} steers {', '.join(below)} and is differentiated through itself: this hypergradient would take "
+            f"{name}'s own hypergradient for a constant",
+            where=f"problems.{name}.hypergradient",
+            seen=type(estimate).__name__,
+            fix=f"{name}.hypergradient=cg, or another implicit one: they differentiate the total loss",
+        )
+    for low in below:
+        answer = program.problems[low].hypergradient
+        if estimate.needs.nested != "own_loss" and answer is not None and answer.needs.answers is None:
+            raise GraphError(
+                f"{name} steers {low} and is differentiated through itself, which needs solves with {low}'s Hessian: "
+                f"this hypergradient of {low} has none",
+                where=f"problems.{low}.hypergradient",
+                seen=type(answer).__name__,
+                fix=f"{low}.hypergradient=cg, or another implicit one; or {name}.hypergradient.nested=own_loss, which "
+                f"takes {low} for a constant",
+            )
+
+
 def _host_rng() -> tuple[object, bytes]:
     return random.getstate(), pickle.dumps(np.random.get_state())
 
 
 def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
     program.scratch_buffers()
-    loss = loss_of(problem.training_step(batch), problem.name)
     where = f"{type(problem).__name__}.training_step"
+    hidden: list[str] = []
+    with reentrant_calls(hidden.append):
+        loss = loss_of(problem.training_step(batch), problem.name)
+    if hidden:
+        raise GraphError(
+            f"the loss of {problem.name} calls torch.utils.checkpoint with use_reentrant=True, torch's default, which "
+            "gives no gradient to the parameters inside where a backward pass names its inputs, as mlorun's do",
+            where=where,
+            seen=hidden[0],
+            fix="use_reentrant=False in that call",
+        )
     if loss.numel() != 1:
         raise ConfigError(
             f"the loss of {problem.name} is not a scalar",
@@ -108,6 +148,28 @@ def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> 
             "parameters and random state: its hypergradient will be off. Draw from torch's own generators, keep "
             "running numbers in buffers, and change no batch in place."
         )
+
+
+def _check_replays(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
+    """A hypergradient puts other tensors in place of parameters: the loss must read them where they are put."""
+    values = {name: vectors.leaves(program.theta(name)) for name in program.problems}
+    loss = program.loss(problem.name, (program.snapshot(batch, None),), values)
+    with program.substituted(values):
+        start = problem.checked_start()
+        others = {
+            "initial_parameters": tuple(start or ()),
+            "optimizer_options": tuple(problem.learned_options().values()),
+        }
+    for function, results in {"training_step": (loss,), **others}.items():
+        for name, other in program.problems.items():
+            if any(_reads(result, other) for result in results):
+                raise GraphError(
+                    f"{type(problem).__name__}.{function} reads parameters of {name} that were kept elsewhere, and a "
+                    "hypergradient, which puts other values in their place, does not reach them there",
+                    where=f"problems.{problem.name}",
+                    seen="an attribute, a list or a closure with parameters in it",
+                    fix=f"read them anew in {function}, from the module: self.module.weight, self.module.parameters()",
+                )
 
 
 def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Channel, tuple[Tensor, ...]]:
@@ -171,16 +233,9 @@ def _check_edges(
             f"{name} learns nothing: its loss does not read its own parameters, and every hypergradient below it is "
             "first_order"
         )
-    for middle in graph.nodes_on_paths(name):
-        for lower in graph.u2l[middle]:
-            if (middle, lower) in graph.omitted_paths(name) or _reads(loss, program.problems[lower]):
-                log.warning(
-                    f"the path {name} -> {middle} -> {lower} -> {name} is not part of the hypergradient: {name} reads "
-                    f"{lower}, whose optimum depends on {middle}, whose optimum depends on {name}. {lower} is "
-                    f"differentiated as if its optimum did not depend on {middle}."
-                )
     for lower in graph.lowers[name]:
-        if not _reads(loss, program.problems[lower]):
+        answers = graph.nodes_on_paths(lower)
+        if not any(_reads(loss, program.problems[low]) for low in (lower, *answers)):
             raise GraphError(
                 f"dependencies say {lower} -> {name}, but {title}.training_step never reads self.{lower}, "
                 f"so nothing would flow through {lower}'s optimum",

@@ -6,6 +6,7 @@ Every estimator differentiates through here, so that a counter, a tracer or a re
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,6 +16,8 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.forward_ad import InnerDerivative, StopGradientMode, load_rules
 from mlorun.hypergradient.vectors import Vector
 
+# (values, inputs, cotangents of the values) to cotangents of the inputs
+PullBack = Callable[[Vector, Vector, Vector], Sequence[Tensor]]
 # what autograd raises for a kernel without the derivative that was asked for
 Unsupported = (NotImplementedError, RuntimeError)
 # words of these errors
@@ -73,6 +76,31 @@ def pull_back(
     return vectors.filled(grads, inputs)
 
 
+class _Known(torch.autograd.Function):
+    """Values that are computed elsewhere, with a pull-back that is differentiated in turn."""
+
+    @staticmethod
+    def forward(ctx: Any, pulled: PullBack, count: int, *tensors: Tensor) -> Vector:
+        outputs = tuple(t.clone() for t in tensors[:count])
+        ctx.pulled, ctx.count = pulled, count
+        ctx.save_for_backward(*outputs, *tensors[count:])
+        return outputs
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        outputs, inputs = ctx.saved_tensors[: ctx.count], ctx.saved_tensors[ctx.count :]
+        return None, None, *([None] * ctx.count), *ctx.pulled(outputs, inputs, cotangents)
+
+
+def with_pull_back(values: Vector, inputs: Sequence[Tensor], pulled: PullBack) -> Vector:
+    """`values` as a function of `inputs` whose vector-Jacobian product is `pulled`.
+
+    pulled   (values, inputs, cotangents) to input-shaped products; called with gradients enabled where the product is
+             to be differentiated again, and then made of operations on these very tensors
+    """
+    return tuple(_Known.apply(pulled, len(values), *vectors.detach(values), *inputs))
+
+
 def push_forward(
     function: Callable[[Vector], Sequence[Tensor]], point: Sequence[Tensor], direction: Sequence[Tensor]
 ) -> Vector:
@@ -128,6 +156,15 @@ def central_difference(
     shift = vectors.scale(direction, eps)
     ahead, behind = (function(vectors.add(point, shift, alpha=sign)) for sign in (1.0, -1.0))
     return vectors.scale(vectors.add(ahead, behind, alpha=-1.0), 0.5 / eps)
+
+
+def difference_radius(point: Vector) -> Tensor:
+    """A radius for a central difference at `point`, (): where its two errors are about alike, 0.01 norm(point) in
+    float32."""
+    length = vectors.norm(point)
+    eps = max(torch.finfo(t.dtype).eps for t in point)
+    radius: Tensor = torch.where(length > 0, length, torch.ones_like(length)) * (2 * eps ** (1 / 3))
+    return radius
 
 
 def jacobian_rows(outputs: Vector, inputs: Mapping[str, Vector]) -> list[Vector]:

@@ -18,6 +18,10 @@ EVERY_CHANNEL: frozenset[Channel] = frozenset(get_args(Channel))
 ALL_BUT_DRAWS: frozenset[Channel] = EVERY_CHANNEL - {"draws"}
 
 
+# how second derivatives of a problem that steers others are taken
+Nested = Literal["full", "gauss_newton", "own_loss"]
+
+
 @dataclass(frozen=True)
 class Needs:
     """What an estimator differentiates, and what must be recorded of the lower problem's steps for it.
@@ -27,6 +31,11 @@ class Needs:
     inner_loop          how the updates of the inner loop are recorded; None is not at all
     tangents            `propagate` is called at every update, as it happens
     upper_loss          it evaluates the upper problem's loss again, so the batch of that problem is kept
+    nested              how it takes second derivatives of a problem that steers others: "full", of its total loss;
+                        "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its
+                        own loss, with constant lower optima. None: refused on such a problem
+    answers             what second derivatives of the problem above see of this one's optimum: its `solution`
+                        ("solve"), or a constant. None: refused below such a problem
     reruns_inner_loop   it repeats the inner loop by the lower loss alone; refused for a problem with a hypergradient of
                         its own
     """
@@ -36,6 +45,8 @@ class Needs:
     inner_loop: Checkpointing | None = None
     tangents: bool = False
     upper_loss: bool = False
+    nested: Nested | None = None
+    answers: Literal["solve", "constant"] | None = None
     reruns_inner_loop: bool = False
 
 
@@ -48,6 +59,10 @@ class Hypergradient(ABC):
     @abstractmethod
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], Any]:
         """v = dF/dtheta to ({name: -B H^-1 v for each of level.lam}, carry). The first carry is None."""
+
+    def solution(self, level: Level, g: Vector) -> Vector:
+        """About H^-1 g, without a carry, of an estimator that `answers` by a solve."""
+        raise NotImplementedError
 
     def require_size(self, name: str, theta: int, lam: int) -> None:
         """Raise ConfigError where problem `name` has too many parameters, or too many are differentiated in."""

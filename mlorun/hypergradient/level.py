@@ -12,12 +12,12 @@ from torch import Tensor
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.inner_loop import Values
 from mlorun.hypergradient.recorded import RecordedProblem
+from mlorun.hypergradient.stop_gradients import StopGradients
 from mlorun.hypergradient.trajectory import Trajectory
 from mlorun.hypergradient.vectors import Vector
 
 # takes a number, (), about the call at hand, by its name
 Report = Callable[[str, Tensor], None]
-DIFFERENCE_RADIUS = 0.01  # of a perturbation, in a Hessian product by differences
 
 
 @dataclass(frozen=True)
@@ -50,17 +50,31 @@ class Level:
     lam      live parameters of each problem that this loss reads and somebody differentiates in: the upper problem at
              hand, and the lower optima between it and this level
     report   where a number, (), about this call goes; None where nobody asks
+
+    Where other problems answer theta, the loss is the total one, in which their optima are functions of theta and lam.
     """
 
-    def __init__(self, problem: RecordedProblem, upper: UpperLoss | None = None, report: Report | None = None) -> None:
+    def __init__(
+        self,
+        problem: RecordedProblem,
+        upper: UpperLoss | None = None,
+        report: Report | None = None,
+        answers: Callable[[Values], Values] | None = None,
+    ) -> None:
         self.name = problem.name
         self.theta = problem.point
         self.lam = dict(problem.lam)
         self.report = report
         self._problem = problem
         self._upper = upper
+        self._answers = answers
         self._graph: tuple[Vector, Vector] | None = None
         self._differences = False
+
+    @property
+    def is_nested(self) -> bool:
+        """Whether other problems answer theta."""
+        return self._answers is not None
 
     @cached_property
     def trajectory(self) -> Trajectory:
@@ -98,7 +112,30 @@ class Level:
 
     def loss(self, theta: Vector, lam: Values | None = None) -> Tensor:
         """The loss without the optimizer's weight decay, (), with theta (and lam, if given) put in."""
-        return self._problem.loss({self.name: theta, **(lam or {})})
+        values: Values = {self.name: theta, **(lam or {})}
+        return self._problem.loss(values if self._answers is None else self._answers(values))
+
+    @cached_property
+    def _stops(self) -> StopGradients:
+        return StopGradients(lambda: self.loss(vectors.leaves(self.theta)))
+
+    def held_loss(self, theta: Vector, lam: Values | None = None) -> Tensor:
+        """`loss`, with what it stops gradients of as it is at the level's own point.
+
+        theta and lam must require gradients.
+        """
+        stops = self._stops
+        with stops.held():
+            return self.loss(theta, lam)
+
+    def in_double(self) -> Level | None:
+        """The same in float64, without anybody above; None where the loss does not run in float64."""
+        problem = self._problem.in_double()
+        return None if problem is None else Level(problem)
+
+    def moved(self, move: Callable[[RecordedProblem], RecordedProblem]) -> Level:
+        """The level of another problem made of this one's, without anybody above."""
+        return Level(move(self._problem))
 
     def upper_loss(self, theta: Vector, lam: Values | None = None) -> Tensor:
         """F as a function of this level alone, (): dF/dtheta at the level's own theta is the v that came with it.
@@ -126,7 +163,8 @@ class Level:
     def hvp(self, x: Vector) -> Vector:
         """(d2 loss / d theta2) x, with the optimizer's weight decay, theta-shaped. By double backward."""
         if self._differences:
-            product = derivatives.central_difference(self._gradient_at, self.theta, x, DIFFERENCE_RADIUS)
+            radius = derivatives.difference_radius(self.theta)
+            product = derivatives.central_difference(self._held_gradient_at, self.theta, x, radius)
         else:
             leaves, gradient = self.gradient_graph()
             product = vectors.detach(derivatives.pull_back(gradient, leaves, x, retain_graph=True))
@@ -137,13 +175,18 @@ class Level:
         return product if self.decay is None else vectors.add(product, vectors.scale_each(x, self.decay))
 
     def take_differences(self) -> None:
-        """From now on Hessian products are central differences of gradients, for kernels without double backward."""
+        """From now on Hessian products are central differences of gradients, with stop-gradients held: for kernels
+        whose double backward is missing or wrong."""
         self._differences = True
         self._graph = None
 
     def _gradient_at(self, theta: Vector) -> Vector:
         leaves = vectors.leaves(theta)
         return derivatives.gradient(self.loss(leaves), leaves)
+
+    def _held_gradient_at(self, theta: Vector) -> Vector:
+        leaves = vectors.leaves(theta)
+        return derivatives.gradient(self.held_loss(leaves), leaves)
 
     def flat_lam(self) -> Vector:
         """Every lam in one vector, in the order of `lam`."""

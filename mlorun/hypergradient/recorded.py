@@ -81,5 +81,8 @@ class RecordedProblem(Protocol):
     def start(self, lam: Values) -> Vector | None:
         """Where inner loops start, as a function of lam; None where no upper problem decides it."""
 
+    def in_double(self) -> RecordedProblem | None:
+        """The same last step in float64, without the inner loop; None where the loss does not run in float64."""
+
     def learned_options(self, lam: Values) -> LearnedOptions:
         """The optimizer's options that upper problems decide, as functions of lam."""

@@ -1,11 +1,14 @@
 """One sweep over the problems below an upper one: a pure function of their levels, their estimators and the carries.
 
-With F the upper loss, n the problems below and B_nm = d2 L_n / d m d theta_n:
+With F the upper loss, n the problems below, H_n = d2 L_n / d theta_n2 and B_nm = d2 L_n / d m d theta_n:
 
     v_n  = dF/dtheta_n                              for every n that F reads
-    in reverse order of execution, for each n:
-        v_m -= B_nm H_n^-1 v_n                      for each lower problem m whose optimum L_n reads
+    for each n, after every problem whose optimum depends on n's:
+        v_m -= B_nm H_n^-1 v_n                      for each other problem m that L_n reads
         g   -= B_nU H_n^-1 v_n                      if L_n reads the upper problem U
+
+A problem m is one whose optimum L_n reads, or one that steers n. Where n itself steers others, L_n is its total loss,
+in which these have answered (lower_optima.py): H_n and B_nm are total derivatives.
 
 One solve a problem, so the cost is linear in edges. Summing over paths one by one gives the same at more cost.
 """
@@ -24,7 +27,7 @@ from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.inner_loop import Values
 from mlorun.hypergradient.level import Level, UpperLoss
-from mlorun.hypergradient.recorded import RecordedProblem
+from mlorun.hypergradient.node import Node
 from mlorun.hypergradient.vectors import Vector
 
 # (problem, whom its estimator differentiates in): the contribution
@@ -33,14 +36,6 @@ Edges = dict[tuple[str, str], Vector]
 Carries = Mapping[str, Any]
 # by problem and quantity, "classifier/residual": () tensors
 Telemetry = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Node:
-    """One problem below the upper one, and how it is differentiated through."""
-
-    problem: RecordedProblem
-    estimate: Hypergradient
 
 
 @dataclass(frozen=True)
@@ -66,7 +61,7 @@ def sweep(
 ) -> Swept:
     """What each edge adds to the gradient of the upper problem.
 
-    nodes        the problems below, in reverse order of execution
+    nodes        the problems below, each after every problem whose optimum depends on it
     cotangents   dF/dtheta_n of the problems that F reads
     upper_loss   F with parameters put in, (), on the upper problem's micro-batch at hand
     measure      give telemetry: norms of the cotangents, and what solvers measure
@@ -83,7 +78,9 @@ def sweep(
         report = partial(_put, telemetry, name) if measure else None
         if report is not None:
             report("cotangent_norm", vectors.norm(v[name]))
-        level = Level(node.problem, UpperLoss(upper_loss, cotangents.get(name), v[name]), report)
+        if name not in carries:
+            node.check()
+        level = node.level(UpperLoss(upper_loss, cotangents.get(name), v[name]), report)
         parts, after[name] = _estimated(node.estimate, level, v[name], carries.get(name))
         for other, part in parts.items():
             edges[name, other] = part

@@ -67,6 +67,8 @@ def cause(
         )
     own = point.engine.problems[node].hypergradient
     assert isinstance(own, Implicit)
+    nested = own.needs.nested
+    assert nested is not None
     bound = definitions[node].bound
     used = point.carries.get(node)
     cross = used.cross if isinstance(used, Carry) else own.cross
@@ -74,7 +76,8 @@ def cause(
 
     def off(factor: float, *, fine: bool) -> float:
         """The error of the same estimator at another radius."""
-        other = Implicit(own.solve, CentralDifference(factor * cross.radius, cross.relative), own.needs.linearize)
+        difference = CentralDifference(factor * cross.radius, cross.relative)
+        other = Implicit(own.solve, difference, own.needs.linearize, nested)
         estimates = {name: each.estimate for name, each in definitions.items()} | {node: other}
         start = {name: carry for name, carry in carries.items() if name != node}
         kept = point.carries.get(node)

@@ -12,7 +12,7 @@ import torch
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
-from mlorun.hypergradient.estimator import Hypergradient, Needs
+from mlorun.hypergradient.estimator import Hypergradient, Needs, Nested
 from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.solver import Solver
@@ -27,10 +27,12 @@ LARGEST_CROSS = 1000  # hyperparameters that are perturbed one at a time
 class ByDifferences(Hypergradient):
     """-B H^-1 v with both by differences of first gradients; what stands in where double backward is wrong."""
 
-    def __init__(self, solve: Solver, linearize: Literal["after", "before"], *, stop_gradient: bool) -> None:
+    def __init__(
+        self, solve: Solver, linearize: Literal["after", "before"], nested: Nested, *, stop_gradient: bool
+    ) -> None:
         self.solve = solve
         self.stop_gradient = stop_gradient
-        self.needs = Needs(linearize=linearize)
+        self.needs = Needs(linearize=linearize, nested=nested, answers="solve")
 
     def __call__(self, level: Level, v: Vector, carry: Carry | None) -> tuple[dict[str, Vector], Carry]:
         level = DifferencedLevel(level)
@@ -41,6 +43,9 @@ class ByDifferences(Hypergradient):
         else:
             crossed = _difference(lambda theta: lam_gradient(level, theta), level.theta, x)
         return level.split_lam(vectors.negate(crossed)), Carry(DoubleBackward(), start)
+
+    def solution(self, level: Level, g: Vector) -> Vector:
+        return self.solve(DifferencedLevel(level), g, None)[0]
 
     def unpack(self, packed: dict[str, Any]) -> Carry:
         return Carry(DoubleBackward(), packed["solve"])

@@ -235,7 +235,7 @@ def implicit_edges(
     if second is None:
         second = {node: second_derivatives(level) for node, level in point.levels().items()}
     solves = {node: ExactOrFinest() for node in point.nodes}
-    estimates = {node: implicit(solve, "after", second[node]) for node, solve in solves.items()}
+    estimates = {node: implicit(solve, "after", "full", second[node]) for node, solve in solves.items()}
     return point.reference(estimates), solves
 
 

@@ -9,7 +9,7 @@ from mlorun.core.program.problem import Problem
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
-from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.evolution import Evolution
 from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
@@ -42,7 +42,8 @@ def definition(problem: Problem, second: SecondDerivatives) -> Definition:
     estimate = problem.hypergradient
     assert estimate is not None
     if isinstance(estimate, Implicit):
-        exact = implicit(estimate.solve, estimate.needs.linearize, second)
+        assert estimate.needs.nested is not None
+        exact = implicit(estimate.solve, estimate.needs.linearize, estimate.needs.nested, second)
         solve = type(estimate.solve).__name__
         if isinstance(estimate.cross, CentralDifference):
             bound = 1e-2
@@ -66,8 +67,10 @@ def definition(problem: Problem, second: SecondDerivatives) -> Definition:
     return Definition(estimate, "itself, so that rounding is seen and nothing else", 1e-2)
 
 
-def implicit(solve: Solver, linearize: Literal["after", "before"], second: SecondDerivatives) -> Hypergradient:
+def implicit(
+    solve: Solver, linearize: Literal["after", "before"], nested: Nested, second: SecondDerivatives
+) -> Hypergradient:
     """-B H^-1 v with this solve, by exact second derivatives."""
     if second.backward_is_wrong:
-        return ByDifferences(solve, linearize, stop_gradient=second.stop_gradient)
-    return Implicit(solve, DoubleBackward(), linearize)
+        return ByDifferences(solve, linearize, nested, stop_gradient=second.stop_gradient)
+    return Implicit(solve, DoubleBackward(), linearize, nested)

@@ -1,4 +1,8 @@
-"""Whether second derivatives by autograd are what the gradient says: each in two ways, along random directions."""
+"""Whether second derivatives by autograd are what the gradient says: each in two ways, along random directions.
+
+hypergradient.crosses.reference asks the same at a run's first hypergradient, and its answer is part of what is judged
+here: so this shares nothing with it.
+"""
 
 from __future__ import annotations
 

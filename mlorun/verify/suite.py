@@ -84,7 +84,7 @@ def series(terms: int) -> SolveOn:
 def implicit(
     solve: Callable[[], Solver], cross: Callable[[], Cross] = ForwardOverReverse
 ) -> Callable[[], Hypergradient]:
-    return lambda: Implicit(solve(), cross(), "after")
+    return lambda: Implicit(solve(), cross(), "after", "full")
 
 
 def central() -> Cross:
@@ -109,9 +109,9 @@ ENTRIES: Mapping[str, Entry] = {
     "minres": Entry(implicit(lambda: Minres(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-3)),
     "normal_cg": Entry(implicit(lambda: NormalConjugateGradient(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-2)),
     "nystrom": Entry(implicit(lambda: Nystrom(5, 1e-7, 0)), torch.linalg.solve, bounds(1e-6, None)),
-    "soba": Entry(implicit(lambda: WarmStep(0.03, 1500)), torch.linalg.solve, bounds(1e-8, None)),
+    "soba": Entry(implicit(lambda: WarmStep(0.03, 1500, 0.0)), torch.linalg.solve, bounds(1e-8, None)),
     "exact": Entry(implicit(lambda: Exact(0.0, 100), DoubleBackward), torch.linalg.solve, bounds(1e-8, 1e-4)),
-    "f2sa": Entry(lambda: F2SA(1e4, 0.0, 1500, 0.03), torch.linalg.solve, bounds(1e-2, None)),
+    "f2sa": Entry(lambda: F2SA(1e4, 0.0, 1500, 0.03, True), torch.linalg.solve, bounds(1e-2, None)),
     "evolution": Entry(lambda: Evolution(SAMPLES, 1e-3, 0), series(STEPS), bounds(SAMPLING, None), (*CASES, "Q6 MAML")),
 }
 

@@ -29,7 +29,11 @@ NO_ZERO = 1e-150  # in place of a gradient entry of 0, where the root in an adap
 
 
 class PenaltyWrittenOut(Hypergradient):
-    """F2SA and BOME as gradients in lam of one number, F(y) + m (L(y) - L(z)) - F(z), with y, z and m held."""
+    """F2SA and BOME as gradients in lam of one number, F(y) + m (L(y) - L(z)) - F(z), with y, z and m held.
+
+    y descends F(y) / m + L(y) or F(y) + m (L(y) - L(z)). Where it follows z, L(y) - <dL/dtheta(z), y> is in the place
+    of L(y) there, and y starts as far from z as it was left.
+    """
 
     def __init__(self, own: F2SA | BOME) -> None:
         self.own = own
@@ -38,16 +42,18 @@ class PenaltyWrittenOut(Hypergradient):
     def __call__(self, level: Level, v: Vector, carry: Mapping[str, Any] | None) -> tuple[dict[str, Vector], Any]:
         own = self.own
         z = tuple(t.detach() for t in level.theta)
-        y = z if carry is None else tuple(carry["y"])
-        count = 0 if carry is None else carry["count"]
+        y, count = z, 0
+        if carry is not None:
+            kept, count = tuple(carry["y"]), carry["count"]
+            y = tuple(t + s for t, s in zip(z, kept, strict=True)) if own.follow else kept
         rates = [float(rate) for rate in level.learning_rates] if isinstance(own.rate, str) else [own.rate] * len(z)
         for _ in range(own.steps):
             y, lam = leaves(y), leaves(level.flat_lam())
             multiplier = self._multiplier(level, y, z, count)
             if isinstance(own, F2SA):
-                goal = _upper(level, y, lam) / multiplier + _objective(level, y, lam)
+                goal = _upper(level, y, lam) / multiplier + self._lowered(level, y, z, lam)
             else:
-                goal = _upper(level, y, lam) + multiplier * _objective(level, y, lam)
+                goal = _upper(level, y, lam) + multiplier * self._lowered(level, y, z, lam)
             slopes = gradient(goal, y)
             y = tuple((t - rate * g).detach() for t, rate, g in zip(y, rates, slopes, strict=True))
         lam = leaves(level.flat_lam())
@@ -55,6 +61,15 @@ class PenaltyWrittenOut(Hypergradient):
         excess = _objective(level, y, lam) - _objective(level, z, lam)
         moved = _upper(level, y, lam) - _upper(level, z, lam)
         return level.split_lam(gradient(multiplier * excess + moved, lam)), None
+
+    def _lowered(self, level: Level, y: Vector, z: Vector, lam: Vector) -> Tensor:
+        """L(y) as y descends it, ()."""
+        value = _objective(level, y, lam)
+        if self.own.follow:
+            at = leaves(z)
+            slope = gradient(_objective(level, at, tuple(t.detach() for t in lam)), at)
+            value = value - sum(((g * t).sum() for g, t in zip(slope, y, strict=True)), torch.zeros_like(value))
+        return value
 
     def _multiplier(self, level: Level, y: Vector, z: Vector, count: int) -> float:
         """gam of F2SA; of BOME what its barrier gives at y."""
@@ -64,7 +79,7 @@ class PenaltyWrittenOut(Hypergradient):
         lam = leaves(level.flat_lam())
         at = leaves(y)
         of_f = gradient(_upper(level, at, lam), (*at, *lam))
-        of_q = gradient(_objective(level, at, lam) - _objective(level, z, lam), (*at, *lam))
+        of_q = gradient(self._lowered(level, at, z, lam) - _objective(level, z, lam), (*at, *lam))
         square = sum(float((q * q).sum()) for q in of_q)
         if not square:
             return 0.0

@@ -40,7 +40,7 @@ def estimators() -> dict[str, tuple[Hypergradient, float | None]]:
     """Name to (estimator, bound in lower gradients)."""
 
     def implicit(solver: Solver, cross: Cross) -> Hypergradient:
-        return Implicit(solver, cross, "after")
+        return Implicit(solver, cross, "after", "full")
 
     rows: dict[str, tuple[Hypergradient, float | None]] = {
         "t1t2": (implicit(Identity(1.0), ForwardOverReverse()), 1.5),

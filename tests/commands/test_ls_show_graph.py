@@ -34,7 +34,9 @@ def test_ls_of_a_group_says_what_each_option_is(capsys: pytest.CaptureFixture[st
 @pytest.mark.parametrize("option", [name for name in options("hypergradient") if name != "none"])
 def test_every_hypergradient_says_its_formula_citation_cost_memory_and_use(option: str) -> None:
     path = options("hypergradient")[option]
-    assert set(option_summary(path)) == {"formula", "cost", "memory", "use it"} and all(option_summary(path).values())
+    summary = option_summary(path)
+    assert {*summary, "nested"} == {"formula", "cost", "memory", "nested", "use it"} and all(summary.values())
+    assert ("nested" in summary) == ("implicit.Implicit" in path.read_text())
     assert option in ("exact", "first_order") or re.search(r"\(.*\d{4}.*\)", description(path)), "no citation"
 
 

@@ -23,6 +23,7 @@ from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.identity import Identity
@@ -39,7 +40,7 @@ def seeded() -> None:
 
 
 def t1t2() -> Implicit:
-    return Implicit(Identity(1.0), ForwardOverReverse(), "after")
+    return Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
 
 
 def sgd(theta: Any) -> torch.optim.Optimizer:
@@ -443,9 +444,36 @@ def nested(l2u: Any) -> Engine:
     return engine([top, up, low], {"top": ["up"], "up": ["low"]}, l2u)
 
 
-def test_a_path_that_no_hypergradient_passes_is_named(caplog: pytest.LogCaptureFixture) -> None:
-    nested({"low": ["up", "top"], "up": ["top"]}).probe()
-    assert [record.getMessage() for record in caplog.records if "top -> up -> low -> top" in record.getMessage()]
+PAST = {"low": ["up", "top"], "up": ["top"]}
+
+
+def test_a_nested_program_is_probed_without_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    nested(PAST).probe()
+    assert not caplog.records
+
+
+def test_an_estimator_that_cannot_differentiate_a_problem_that_steers_others_is_refused() -> None:
+    program = nested(PAST)
+    program.problems["up"].hypergradient = Unrolled(None, "iterates")
+    with pytest.raises(GraphError, match="up steers low and is differentiated through itself") as caught:
+        program.probe()
+    assert "up.hypergradient=cg" in (caught.value.fix or "")
+
+
+def test_a_problem_below_a_nested_one_needs_an_estimator_that_solves() -> None:
+    program = nested(PAST)
+    program.problems["low"].hypergradient = Unrolled(None, "iterates")
+    with pytest.raises(GraphError, match="needs solves with low's Hessian") as caught:
+        program.probe()
+    assert "up.hypergradient.nested=own_loss" in (caught.value.fix or "")
+    program.problems["up"].hypergradient = Implicit(Identity(1.0), ForwardOverReverse(), "after", "own_loss")
+    program.probe()
+
+
+def test_below_a_nested_problem_first_order_is_a_constant(caplog: pytest.LogCaptureFixture) -> None:
+    program = nested(PAST)
+    program.problems["low"].hypergradient = FirstOrder()
+    program.probe()
 
 
 def test_a_problem_that_is_read_past_the_declared_dependencies_is_refused() -> None:
@@ -638,7 +666,7 @@ def test_a_solver_reports_its_residual_and_iterations() -> None:
         events: list[Event] = []
         program = engine(bilevel(), {"up": ["low"]}, train_iters=1, log_every=1)
         solve = ConjugateGradient(iterations, 0.0, 1e-5, False)
-        program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "after")
+        program.problems["low"].hypergradient = Implicit(solve, ForwardOverReverse(), "after", "full")
         program.run(events.append)
         (measured,) = (event.metrics for event in events if event.kind == "hypergradient")
         # 4 of 8 directions have no curvature: it is through after 4, or 5 with rounding

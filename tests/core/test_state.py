@@ -306,7 +306,7 @@ def noisy_engine() -> Engine:
     low = Noisy(
         name="low", module=body, stream=data("low"),
         optimizer=lambda theta: torch.optim.SGD(theta, lr=0.1, momentum=0.9),
-        hypergradient=Implicit(ConjugateGradient(3, 1e-2, 0.0, True), ForwardOverReverse(), "before"),
+        hypergradient=Implicit(ConjugateGradient(3, 1e-2, 0.0, True), ForwardOverReverse(), "before", "full"),
         update_schedule=UpdateSchedule(unroll_steps=2),
     )  # fmt: skip
     up = Up(

@@ -46,6 +46,9 @@ class GivenProblem:
     def loss_of(self, update: RecordedUpdate, values: Values) -> Tensor:
         return self.loss(values)
 
+    def in_double(self) -> None:
+        return None
+
     def start(self, lam: Values) -> Vector | None:
         return self.given_start(lam)
 

@@ -41,13 +41,21 @@ def cg() -> ConjugateGradient:
 
 
 PRESETS: dict[str, tuple[Callable[[], Hypergradient], SolveOn, float]] = {
-    "darts": (lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "after"), identity, 1e-5),
-    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"), identity, 1e-12),
-    "t1t2 by double backward": (lambda: Implicit(Identity(1.0), DoubleBackward(), "after"), identity, 1e-12),
-    "neumann": (lambda: Implicit(Neumann(TERMS, A), ForwardOverReverse(), "after"), truncated, 1e-10),
-    "neumann by double backward": (lambda: Implicit(Neumann(TERMS, A), DoubleBackward(), "after"), truncated, 1e-10),
-    "cg": (lambda: Implicit(cg(), ForwardOverReverse(), "after"), torch.linalg.solve, 1e-8),
-    "cg by double backward": (lambda: Implicit(cg(), DoubleBackward(), "after"), torch.linalg.solve, 1e-8),
+    "darts": (
+        lambda: Implicit(Identity(1.0), CentralDifference(0.01, relative=False), "after", "full"),
+        identity,
+        1e-5,
+    ),
+    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"), identity, 1e-12),
+    "t1t2 by double backward": (lambda: Implicit(Identity(1.0), DoubleBackward(), "after", "full"), identity, 1e-12),
+    "neumann": (lambda: Implicit(Neumann(TERMS, A), ForwardOverReverse(), "after", "full"), truncated, 1e-10),
+    "neumann by double backward": (
+        lambda: Implicit(Neumann(TERMS, A), DoubleBackward(), "after", "full"),
+        truncated,
+        1e-10,
+    ),
+    "cg": (lambda: Implicit(cg(), ForwardOverReverse(), "after", "full"), torch.linalg.solve, 1e-8),
+    "cg by double backward": (lambda: Implicit(cg(), DoubleBackward(), "after", "full"), torch.linalg.solve, 1e-8),
 }
 
 
@@ -96,7 +104,9 @@ def test_identity_at_the_parameters_before_a_step_is_that_steps_exact_hypergradi
     (reference,) = torch.autograd.grad(upper({"up": lam, "low": stepped}), lam)
 
     case = CASES["Q3 weighted ridge"]()
-    problems = {problem.name: problem for problem in case.problems(lambda: Implicit(Identity("lr"), cross, "before"))}
+    problems = {
+        problem.name: problem for problem in case.problems(lambda: Implicit(Identity("lr"), cross, "before", "full"))
+    }
     with torch.no_grad():
         problems["low"].module.row.add_(0.5)
     problems["low"].optimizer.param_groups[0]["lr"] = lr

@@ -101,7 +101,7 @@ def engine_of(case: Case, chosen: dict[str, Hypergradient]) -> Engine:
 
 def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> None:
     case = three_levels()
-    cg = Implicit(ConjugateGradient(30, 0.0, 1e-14, False), ForwardOverReverse(), "after")
+    cg = Implicit(ConjugateGradient(30, 0.0, 1e-14, False), ForwardOverReverse(), "after", "full")
     engine = engine_of(case, {"fine": cg, "pre": Unrolled(None, "sqrt")})
     for name in ("pre", "fine"):
         execute(engine, *(Action(name, starts=index == 0) for index in range(STEPS)))
@@ -117,7 +117,7 @@ def test_every_lower_problem_of_a_chain_may_have_an_estimator_of_its_own() -> No
 def test_what_an_estimator_carries_is_part_of_the_checkpoint_and_comes_back(name: str, tmp_path: Any) -> None:
     def estimate() -> Hypergradient:
         if name == "stand-in":
-            return Implicit(Neumann(2, "auto"), ForwardOverReverse(), "after")
+            return Implicit(Neumann(2, "auto"), ForwardOverReverse(), "after", "full")
         return ENTRIES[name].make()
 
     def prepared() -> Engine:

@@ -134,7 +134,7 @@ class Program:
             batches=micro * 3,
             update_schedule=UpdateSchedule(gradient_accumulation=parts),
             optimizer=lambda theta: torch.optim.SGD(theta, lr=0.0, weight_decay=decay),
-            hypergradient=Implicit(solve, cross, "after"),
+            hypergradient=Implicit(solve, cross, "after", "full"),
         )
         self.upper = Upper(
             name="upper",

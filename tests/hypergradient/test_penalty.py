@@ -28,7 +28,7 @@ def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
     case = quadratic()
     gammas = (1e2, 1e3, 1e4)
     errors = [
-        relative(hypergradient(case, lambda gamma=gamma: F2SA(gamma, 0.0, 600, 0.3)), case.exact())  # type: ignore[misc]
+        relative(hypergradient(case, lambda gamma=gamma: F2SA(gamma, 0.0, 600, 0.3, True)), case.exact())  # type: ignore[misc]
         for gamma in gammas
     ]
     slopes = [math.log10(after / before) for before, after in pairwise(errors)]
@@ -38,7 +38,7 @@ def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_f2sa_with_a_large_gamma_is_nearly_exact_at_any_depth(case: str) -> None:
     oracle = CASES[case]()
-    assert relative(hypergradient(oracle, lambda: F2SA(1e4, 0.0, 1500, 0.03)), oracle.exact()) < 1e-2
+    assert relative(hypergradient(oracle, lambda: F2SA(1e4, 0.0, 1500, 0.03, True)), oracle.exact()) < 1e-2
 
 
 def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) -> Engine:
@@ -47,7 +47,7 @@ def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) ->
 
 def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     case = quadratic()
-    engine = engine_of(case, lambda: F2SA(10.0, 5.0, 1, 0.1))
+    engine = engine_of(case, lambda: F2SA(10.0, 5.0, 1, 0.1, True))
     execute(engine, Action("low", starts=True), Action("up"))
     first = engine.adjoint.carries["up"]["low"]
     assert isinstance(first, Copy) and first.count == 1
@@ -57,6 +57,23 @@ def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     assert not torch.equal(first.y[0], second.y[0])
 
 
+@pytest.mark.parametrize("follow", [True, False])
+def test_f2sa_is_the_implicit_hypergradient_at_parameters_short_of_their_optimum_where_y_follows_them(
+    follow: bool,
+) -> None:
+    case = quadratic()
+    h, c = case.hessians["low"], case.cross["low"]["up"]
+    theta = case.points["low"] + 0.5 * torch.randn(5)
+    rows = {"up": case.points["up"].clone().requires_grad_(), "low": theta.clone().requires_grad_()}
+    direct, v = torch.autograd.grad(case.losses["up"](rows), (rows["up"], rows["low"]))
+    engine = engine_of(case, lambda: F2SA(1e4, 0.0, 600, 0.3, follow), lr=1e-12)  # which leaves theta where it is
+    with torch.no_grad():
+        engine.problems["low"].theta[0].copy_(theta)
+    execute(engine, Action("low", starts=True))
+    error = relative(engine.gradient("up")[0], direct - c @ torch.linalg.solve(h, v))
+    assert error < 1e-3 if follow else error > 100
+
+
 def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     case, decay = quadratic(), 0.7
     h, c = case.hessians["low"], case.cross["low"]["up"]
@@ -64,7 +81,7 @@ def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     theta = torch.linalg.solve(decayed, h @ case.points["low"])
     rows = {"up": case.points["up"].clone().requires_grad_(), "low": theta.clone().requires_grad_()}
     direct, v = torch.autograd.grad(case.losses["up"](rows), (rows["up"], rows["low"]))
-    problems = {problem.name: problem for problem in case.problems(lambda: F2SA(1e4, 0.0, 600, 0.3))}
+    problems = {problem.name: problem for problem in case.problems(lambda: F2SA(1e4, 0.0, 600, 0.3, True))}
     low = problems["low"]
     low.update.optimizer = torch.optim.SGD(low.theta, lr=0.1, weight_decay=decay)
     with torch.no_grad():
@@ -77,7 +94,7 @@ def test_weight_decay_of_the_optimizer_is_part_of_the_lower_loss() -> None:
     assert relative(gradient, case.exact()) > 0.1
 
 
-@pytest.mark.parametrize("make", [lambda: F2SA(10.0, 1.0, 3, "lr"), lambda: BOME(0.5, 3, "lr")])
+@pytest.mark.parametrize("make", [lambda: F2SA(10.0, 1.0, 3, "lr", True), lambda: BOME(0.5, 3, "lr", True)])
 def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: Callable[[], Hypergradient]) -> None:
     engine = engine_of(quadratic(), make)
     execute(engine, Action("low", starts=True))
@@ -120,12 +137,12 @@ def test_one_call_of_bome_is_its_formula() -> None:
         y = y - rate * (grad_f(y)[0] + m * q_theta)
     m, _, q_lam = multiplier(y)
     wanted = grad_f(z)[1] + m * q_lam + grad_f(y)[1] - grad_f(z)[1]
-    assert relative(hypergradient(case, lambda: BOME(eta, 3, rate)), wanted) < 1e-10
+    assert relative(hypergradient(case, lambda: BOME(eta, 3, rate, True)), wanted) < 1e-10
 
 
 @pytest.mark.parametrize(
     ("make", "bound"),
-    [(lambda: F2SA(100.0, 0.0, 5, 0.3), 0.03), (lambda: BOME(0.5, 5, 0.02), 0.05)],
+    [(lambda: F2SA(100.0, 0.0, 5, 0.3, True), 0.03), (lambda: BOME(0.5, 5, 0.02, True), 0.05)],
 )
 def test_a_whole_run_ends_at_the_bilevel_optimum(make: Callable[[], Hypergradient], bound: float) -> None:
     case = quadratic()
@@ -151,12 +168,12 @@ def test_a_whole_run_ends_at_the_bilevel_optimum(make: Callable[[], Hypergradien
 @pytest.mark.parametrize(
     ("build", "name"),
     [
-        (lambda: F2SA(0.0, 0.0, 1, 0.1), "gamma"),
-        (lambda: F2SA(1.0, -1.0, 1, 0.1), "growth"),
-        (lambda: F2SA(1.0, 0.0, 0, 0.1), "steps"),
-        (lambda: BOME(0.0, 1, 0.1), "eta"),
-        (lambda: BOME(1.0, 1, "fast"), "rate"),  # type: ignore[arg-type]
-        (lambda: BOME(1.0, 1, -0.1), "rate"),
+        (lambda: F2SA(0.0, 0.0, 1, 0.1, True), "gamma"),
+        (lambda: F2SA(1.0, -1.0, 1, 0.1, True), "growth"),
+        (lambda: F2SA(1.0, 0.0, 0, 0.1, True), "steps"),
+        (lambda: BOME(0.0, 1, 0.1, True), "eta"),
+        (lambda: BOME(1.0, 1, "fast", True), "rate"),  # type: ignore[arg-type]
+        (lambda: BOME(1.0, 1, -0.1, True), "rate"),
     ],
 )
 def test_an_option_out_of_bounds_is_refused_by_name(build: Callable[[], Hypergradient], name: str) -> None:

@@ -130,7 +130,7 @@ def test_the_first_call_has_no_baseline_and_later_ones_the_average_of_earlier_re
 def test_an_edge_of_draws_alone_is_accepted_with_reinforce_and_refused_with_t1t2() -> None:
     program(Reinforce("none", 0.9)).probe()
     with pytest.raises(GraphError, match="does not differentiate through its draws") as error:
-        program(Implicit(Identity(1.0), ForwardOverReverse(), "after")).probe()
+        program(Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")).probe()
     assert "reinforce" in str(error.value.fix)
 
 

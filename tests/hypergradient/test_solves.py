@@ -213,19 +213,44 @@ def test_damping_is_of_the_system_that_each_solves() -> None:
 
 def test_a_warm_step_is_its_formula_and_its_vector_the_carry() -> None:
     matrix, v, u = definite(), torch.randn(P), torch.randn(P)
-    x, carry = WarmStep(rho=0.1, steps=1)(quadratic(matrix), split(v), split(u))
+    x, (kept, _) = WarmStep(rho=0.1, steps=1, damping=0.0)(quadratic(matrix), split(v), (split(u), None))
     assert error(vectors.flat(x), u - 0.1 * (matrix @ u - v)) < 1e-14
-    assert torch.equal(vectors.flat(carry), vectors.flat(x))
+    assert torch.equal(vectors.flat(kept), vectors.flat(x))
+    scaled, _ = WarmStep(rho="lr", steps=1, damping=0.0)(quadratic(matrix), split(v), (split(u), None))
+    assert error(vectors.flat(scaled), u - LR * (matrix @ u - v)) < 1e-14
 
 
 def test_warm_steps_converge_to_exact_when_all_else_stands_still() -> None:
     matrix, v = definite(), torch.randn(P)
     level, carry = quadratic(matrix), None
     for _ in range(200):
-        x, carry = WarmStep(rho=0.3, steps=1)(level, split(v), carry)
+        x, carry = WarmStep(rho=0.3, steps=1, damping=0.0)(level, split(v), carry)
     assert error(vectors.flat(x), torch.linalg.solve(matrix, v)) < 1e-10
-    several = solved(WarmStep(rho=0.3, steps=200), level, v)
+    several = solved(WarmStep(rho=0.3, steps=200, damping=0.0), level, v)
     assert torch.equal(several, vectors.flat(x))
+
+
+def test_an_automatic_rho_is_one_over_the_largest_eigenvalue_whatever_the_scale_of_the_hessian() -> None:
+    matrix, v, u = 1000.0 * definite(), torch.randn(P), torch.randn(P)
+    level, solve, carry = quadratic(matrix), WarmStep("auto", 1, 0.0), (split(u), None)
+    for _ in range(20):  # power iteration goes on from call to call
+        x, (_, start) = solve(level, split(v), carry)
+        carry = split(u), start  # type: ignore[assignment]
+    largest = float(torch.linalg.eigvalsh(matrix).max())
+    assert error(vectors.flat(x), u - (matrix @ u - v) / largest) < 1e-3
+
+
+def test_a_diverging_warm_step_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:
+    level, v = quadratic(1000.0 * definite()), torch.randn(P)
+    with caplog.at_level(logging.WARNING, logger="mlorun.hypergradient"):
+        for rho in ("auto", 0.1):
+            assert not caplog.records
+            solve, carry = WarmStep(rho, 1, 0.0), None  # type: ignore[arg-type, var-annotated]
+            for _ in range(10):
+                _, carry = solve(level, split(v), carry)
+    assert len(caplog.records) == 1
+    assert "lower: u of the warm-started solve diverges" in caplog.text
+    assert "rho: auto" in caplog.text
 
 
 # neumann
@@ -485,8 +510,9 @@ def test_a_parameter_that_the_optimizer_does_not_hold_is_not_preconditioned() ->
         (lambda: Minres(0, 0.0, 0.0), "iterations"),
         (lambda: Minres(5, float("nan"), 0.0), "damping"),
         (lambda: NormalConjugateGradient(5, 0.0, -1.0), "tolerance"),
-        (lambda: WarmStep(0.0, 1), "rho"),
-        (lambda: WarmStep(0.1, 0), "steps"),
+        (lambda: WarmStep(0.0, 1, 0.0), "rho"),
+        (lambda: WarmStep("fast", 1, 0.0), "rho"),  # type: ignore[arg-type]
+        (lambda: WarmStep(0.1, 0, 0.0), "steps"),
         (lambda: FixedPoint(-1), "iterations"),
         (lambda: Neumann(5, "fast"), "step_size"),  # type: ignore[arg-type]
         (lambda: Neumann(5, 0.0), "step_size"),
@@ -563,13 +589,13 @@ class Chain:
             name="lower",
             module=Row(theta),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after", "full"),
         )
         middle = Middle(
             name="middle",
             module=Row(phi),
             optimizer=optimizer,
-            hypergradient=Implicit(solve(), ForwardOverReverse(), "after"),
+            hypergradient=Implicit(solve(), ForwardOverReverse(), "after", "full"),
         )
         upper = Upper(name="upper", module=Row(lam), optimizer=optimizer)
         lower.matrix, lower.mixed, middle.matrix, middle.mixed, upper.target = a, self.c, m, self.n, target
@@ -625,7 +651,7 @@ def test_the_solves_for_indefinite_hessians_are_exact_through_three_levels(name:
 
 
 def test_soba_converges_to_exact_through_three_levels() -> None:
-    chain = Chain(lambda: WarmStep(0.3, 1), definite(), definite())
+    chain = Chain(lambda: WarmStep(0.3, 1, 0.0), definite(), definite())
     for _ in range(300):
         got = chain.gradient()
     assert error(got, chain.expected()) < 1e-8

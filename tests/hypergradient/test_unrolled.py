@@ -338,7 +338,7 @@ def test_options_alone_are_refused_by_an_estimator_that_cannot_see_them() -> Non
         def training_step(self, batch: Any) -> Tensor:
             return F.mse_loss(self(batch[0]).squeeze(1), batch[1])
 
-    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after")
+    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
     program = Program(t1t2, OPTIMIZERS["sgd"], learned={"lr": 0.1})
     program.lower.__class__ = Plain
     with pytest.raises(GraphError, match="does not differentiate through its options") as error:

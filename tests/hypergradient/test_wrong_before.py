@@ -20,6 +20,7 @@ from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.draws import draw
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.evolution import Evolution
+from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.penalty import BOME, F2SA
 from mlorun.hypergradient.estimators.reinforce import Reinforce
@@ -94,9 +95,9 @@ def program(
 
 
 ESTIMATES: dict[str, tuple[Callable[[], Hypergradient], type[Problem]]] = {
-    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after"), Low),
-    "f2sa": (lambda: F2SA(10.0, 0.0, 5, 0.1), Low),
-    "bome": (lambda: BOME(50.0, 5, 0.1), Low),
+    "t1t2": (lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"), Low),
+    "f2sa": (lambda: F2SA(10.0, 0.0, 5, 0.1, True), Low),
+    "bome": (lambda: BOME(50.0, 5, 0.1, True), Low),
     "evolution": (lambda: Evolution(4, 1e-3, 0), Low),
     "reinforce": (lambda: Reinforce("none", 0.9), Drawing),
 }
@@ -135,7 +136,7 @@ def test_a_loss_with_a_gradient_penalty_is_differentiated_exactly_also_when_the_
 ) -> None:
     gradients = []
     for cross in (ForwardOverReverse(), DoubleBackward()):
-        engine = program(Implicit(Identity(1.0), cross, "after"), Penalized, steps=6, numbers=(-5.0, 0.0))
+        engine = program(Implicit(Identity(1.0), cross, "after", "full"), Penalized, steps=6, numbers=(-5.0, 0.0))
         for step in engine.steps():
             if step == 2:
                 with torch.no_grad():
@@ -164,7 +165,7 @@ class LearnedStart(Problem):
 
 def test_an_upper_problem_that_acts_in_two_ways_needs_an_estimator_of_both() -> None:
     with pytest.raises(GraphError, match="does not differentiate through its options") as caught:
-        program(Implicit(Identity(1.0), ForwardOverReverse(), "after"), LearnedRate).probe()
+        program(Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"), LearnedRate).probe()
     assert caught.value.fix == "low.hypergradient=unrolled"
     program(Unrolled(None, "iterates"), LearnedRate).probe()
 
@@ -190,7 +191,7 @@ def chosen_start(estimate: Hypergradient, schedule: UpdateSchedule) -> Engine:
 
 
 def test_a_start_that_an_implicit_estimator_leaves_out_is_pointed_out(caplog: pytest.LogCaptureFixture) -> None:
-    implicit = Implicit(ConjugateGradient(3, 0.0, 0.0, False), ForwardOverReverse(), "after")
+    implicit = Implicit(ConjugateGradient(3, 0.0, 0.0, False), ForwardOverReverse(), "after", "full")
     chosen_start(implicit, UpdateSchedule()).probe()
     assert "does not depend on where the inner loop starts" in caplog.text
     caplog.clear()
@@ -233,12 +234,15 @@ class Attention(Problem):
         return mixed.square().mean() * self.up.module.row[0].exp().float()
 
 
-def test_unrolling_a_kernel_without_second_derivatives_is_one_screen_with_a_fix() -> None:
+def test_forward_mode_through_a_kernel_without_second_derivatives_is_one_screen_with_a_fix() -> None:
     with torch.nn.attention.sdpa_kernel(torch.nn.attention.SDPBackend.FLASH_ATTENTION):
-        engine = program(Unrolled(None, "iterates"), Attention, steps=4)
-        with pytest.raises(GraphError, match="goes through a kernel without a derivative") as caught:
+        engine = program(Forward(10), Attention, steps=4)
+        with pytest.raises(GraphError, match="goes through a kernel whose double backward is missing") as caught:
             engine.run()
-    assert "low.hypergradient=t1t2" in (caught.value.fix or "")
+        assert "low.hypergradient=unrolled" in (caught.value.fix or "")
+        engine = program(Unrolled(None, "iterates"), Attention, steps=4)
+        engine.run()
+        assert "by differences of gradients" in engine.adjoint.choices()["up <- low"]
 
 
 class Undeclared(Low):
@@ -247,7 +251,7 @@ class Undeclared(Low):
 
 
 def test_a_problem_that_is_read_and_not_declared_is_refused() -> None:
-    engine = program(Implicit(Identity(1.0), ForwardOverReverse(), "after"), Undeclared)
+    engine = program(Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"), Undeclared)
 
     class Other(Problem):
         def training_step(self, batch: Any) -> Tensor:

@@ -90,7 +90,7 @@ def report(made: Engine, *, steps: int = 1, budget: int | None = None) -> PointR
 
 def identity() -> Hypergradient:
     """T1-T2."""
-    return Implicit(Identity(1.0), ForwardOverReverse(), "after")
+    return Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
 
 
 def ridge_losses() -> tuple[Tensor, Tensor, Loss, Loss]:

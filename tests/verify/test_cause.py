@@ -69,7 +69,7 @@ class Net(nn.Module):
 
 
 def darts(radius: float = 0.01) -> Implicit:
-    return Implicit(Identity(1.0), CentralDifference(radius, relative=False), "after")
+    return Implicit(Identity(1.0), CentralDifference(radius, relative=False), "after", "full")
 
 
 def rows(lower: Loss, estimate: Implicit) -> PointReport:

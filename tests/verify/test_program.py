@@ -111,7 +111,7 @@ def test_estimators_are_compared_on_one_point_and_refusals_are_said() -> None:
     engine = engine_of()
 
     def with_solve(solve: Any) -> Mapping[str, Hypergradient]:
-        return {"classifier": Implicit(solve, ForwardOverReverse(), "after")}
+        return {"classifier": Implicit(solve, ForwardOverReverse(), "after", "full")}
 
     _, point, _ = next(points(engine, 1, 3))
     rows = list(
@@ -158,7 +158,9 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
 def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[str, str]], dtype: torch.dtype) -> None:
     with default_dtype(dtype):
         case = CASES[name]()
-    problems = case.problems(lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "after"))
+    problems = case.problems(
+        lambda: Implicit(ConjugateGradient(20, 0.0, 1e-7, False), ForwardOverReverse(), "after", "full")
+    )
     device = torch.device("cpu")
     engine = Engine(
         problems, case.graph, device=device, precision=Precision("fp32", device), train_iters=3, record_all=True

@@ -34,7 +34,7 @@ def _float64() -> object:
 
 
 def exact() -> Implicit:
-    return Implicit(Exact(0.0, 100), ForwardOverReverse(), "after")
+    return Implicit(Exact(0.0, 100), ForwardOverReverse(), "after", "full")
 
 
 def resolved(case: Case) -> Resolved:

@@ -42,7 +42,7 @@ def test_a_wrong_estimator_breaks_its_bound(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     right = suite.ENTRIES["t1t2"]
-    wrong = replace(right, make=lambda: Implicit(TwiceAsMuch(1.0), ForwardOverReverse(), "after"))
+    wrong = replace(right, make=lambda: Implicit(TwiceAsMuch(1.0), ForwardOverReverse(), "after", "full"))
     monkeypatch.setattr(suite, "ENTRIES", {"t1t2": wrong})
     assert main(["verify"]) == 1
     assert "broken: t1t2 on Q1" in capsys.readouterr().out

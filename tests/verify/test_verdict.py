@@ -19,7 +19,7 @@ LOWER_LR = 0.01
 
 
 def exact() -> Implicit:
-    return Implicit(Exact(0.0, 100), ForwardOverReverse(), "after")
+    return Implicit(Exact(0.0, 100), ForwardOverReverse(), "after", "full")
 
 
 def test_at_an_optimum_the_exact_hypergradient_is_the_derivative_of_the_solved_program() -> None:
@@ -48,7 +48,7 @@ def test_far_from_the_optimum_re_solving_says_how_far_the_formula_is_off() -> No
 
 def test_a_step_of_soba_that_is_too_long_points_the_wrong_way() -> None:
     alpha, theta, upper, lower = ridge_losses()
-    soba = Implicit(WarmStep(2.0, 8), ForwardOverReverse(), "after")
+    soba = Implicit(WarmStep(2.0, 8, 0.0), ForwardOverReverse(), "after", "full")
     made = report(program((Row(alpha), upper), (Row(theta), lower), soba))
     assert made.holds, "computed as defined"
     assert made.edges[0].cosine < 0

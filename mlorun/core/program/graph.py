@@ -11,7 +11,7 @@ The l2u edges form a directed acyclic graph; `lower` and `upper` below always me
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 
@@ -47,7 +47,7 @@ class ProblemGraph:
         given_down = _checked("dependencies.u2l", names, u2l or {})
         given_up = _checked("dependencies.l2u", names, l2u or {})
         steering = given_down if u2l else _reverse(names, given_up)
-        uppers = given_up if l2u else _reverse(names, given_down)
+        uppers = _reaching(given_up, steering) if l2u else _reverse(names, given_down)
         lowers = _reverse(names, uppers)
         graph = cls(tuple(names), uppers, lowers, steering, _order(names, uppers, lowers))
         graph._check_reach()
@@ -63,41 +63,73 @@ class ProblemGraph:
         """Problems whose optimum somebody differentiates through: their steps are recorded for replay."""
         return frozenset(node for upper in self.names for node in self.nodes_on_paths(upper))
 
-    def below(self, name: str, without: str | None = None) -> frozenset[str]:
-        """Every problem with an l2u path to `name`, that does not pass `without`."""
-        seen: set[str] = set()
-        stack = list(self.lowers[name])
-        while stack:
-            node = stack.pop()
-            if node not in seen and node != without:
-                seen.add(node)
-                stack.extend(self.lowers[node])
-        return frozenset(seen)
+    def below(self, name: str) -> frozenset[str]:
+        """Every problem with an l2u path to `name`."""
+        return _climb(self.lowers, name)
+
+    def reads(self, name: str) -> tuple[str, ...]:
+        """Whose parameters the loss of `name` reads: lower optima, then the problems that steer it."""
+        return (*self.lowers[name], *(upper for upper in self.names if name in self.u2l[upper]))
 
     def nodes_on_paths(self, upper: str) -> tuple[str, ...]:
-        """The lower problems that `upper`'s hypergradient passes, in reverse order of execution.
+        """The problems below `upper` whose optimum depends on its parameters, in reverse order of execution.
 
-        A problem belongs if its loss reads `upper` (a u2l edge), or reads the optimum of one that belongs.
+        A problem belongs if its loss reads `upper` (a u2l edge), or anything that belongs: a lower optimum, or a
+        problem that steers it.
         """
         below = self.below(upper)
-        passed: set[str] = set()
-        for node in self.order:
-            if node in below and (node in self.u2l[upper] or passed.intersection(self.lowers[node])):
-                passed.add(node)
-        return tuple(node for node in reversed(self.order) if node in passed)
+        passed = {upper}
+        grown = True
+        while grown:
+            fresh = {node for node in below - passed if passed.intersection(self.reads(node))}
+            grown = bool(fresh)
+            passed |= fresh
+        return tuple(node for node in reversed(self.order) if node in passed - {upper})
 
-    def omitted_paths(self, upper: str) -> tuple[tuple[str, str], ...]:
-        """(middle, lower) wherever a path upper -> middle -> lower -> upper is left out of `upper`'s hypergradient.
+    def outside(self, name: str, *, own_loss: bool = False) -> tuple[str, ...]:
+        """Whose parameters the optimum of `name` depends on, where the problems below that answer `name` have
+        answered: what its loss and theirs read, but for themselves.
 
-        The optimum of `middle` answers `upper`, that of `lower` answers `middle`, and `upper` reads `lower` by l2u
-        edges past `middle`: of its change with `upper`, the part that comes by `middle` is not differentiated.
+        own_loss   by its own loss alone
         """
-        return tuple(
-            (middle, lower)
-            for middle in self.nodes_on_paths(upper)
-            for lower in self.u2l[middle]
-            if lower in self.below(upper, without=middle)
-        )
+        inside = {name, *self.nodes_on_paths(name)}
+        readers = (name,) if own_loss else tuple(node for node in self.names if node in inside)
+        return tuple(dict.fromkeys(read for node in readers for read in self.reads(node) if read not in inside))
+
+    def sweep_order(self, upper: str, own_loss: Set[str] = frozenset()) -> tuple[str, ...]:
+        """`nodes_on_paths`, each after every problem whose optimum depends on it; else in that order.
+
+        own_loss   problems that are differentiated by their own loss alone
+
+        Raises GraphError where two problems answer each other: an equilibrium, which no order solves.
+        """
+        waiting = list(self.nodes_on_paths(upper))
+        depends = {node: set(self.outside(node, own_loss=node in own_loss)) for node in waiting}
+        done: list[str] = []
+        while waiting:
+            ready = next((n for n in waiting if not any(n in depends[other] for other in waiting)), None)
+            if ready is None:
+                circle = self._circle(waiting, depends)
+                raise GraphError(
+                    f"{' and '.join(circle)} answer each other, and {upper} differentiates through them: their "
+                    "optima are an equilibrium, which is not differentiated",
+                    where="dependencies",
+                    seen=" -> ".join((*circle, circle[0])),
+                    fix=f"merge them into one problem, or {circle[0]}.hypergradient.nested=own_loss, which takes the "
+                    "second derivatives of its own loss alone",
+                )
+            waiting.remove(ready)
+            done.append(ready)
+        return tuple(done)
+
+    @staticmethod
+    def _circle(nodes: Sequence[str], depends: Mapping[str, Set[str]]) -> list[str]:
+        walk = [nodes[0]]
+        while True:
+            step = next(other for other in nodes if walk[-1] in depends[other])
+            if step in walk:
+                return walk[walk.index(step) :]
+            walk.append(step)
 
     def read_by(self, name: str) -> tuple[str, ...]:
         """The problems that somebody differentiates in through `name`: lower optima that its loss reads, and uppers."""
@@ -115,16 +147,17 @@ class ProblemGraph:
         )
 
     def paths(self, upper: str) -> tuple[tuple[str, ...], ...]:
-        """Every path upper -> steered problem -> ... -> a problem whose optimum `upper` reads. For display."""
+        """Every path upper -> steered problem -> ... -> a problem whose optimum `upper` reads. For display.
+
+        A path goes up to a problem that reads a lower optimum, and down to one that the problem steers.
+        """
         below = self.below(upper)
 
         def climb(node: str) -> list[tuple[str, ...]]:
-            routes: list[tuple[str, ...]] = []
-            for above in self.uppers[node]:
-                if above == upper:
-                    routes.append((node,))
-                elif above in below:
-                    routes.extend((node, *rest) for rest in climb(above))
+            routes: list[tuple[str, ...]] = [(node,)] if upper in self.uppers[node] else []
+            for other in self.names:
+                if other in below and node in self.outside(other, own_loss=True):
+                    routes.extend((node, *rest) for rest in climb(other))
             return routes
 
         return tuple((upper, *path) for start in self.u2l[upper] for path in climb(start))
@@ -167,6 +200,31 @@ def _checked(where: str, names: Sequence[str], edges: Mapping[str, Sequence[str]
 
 def _reverse(names: Sequence[str], edges: Edges) -> Edges:
     return {name: tuple(first for first in names if name in edges[first]) for name in names}
+
+
+def _reaching(uppers: Edges, steering: Edges) -> Edges:
+    """`uppers`, and an edge from every steered problem to who steers it, where its optimum reaches that one only by
+    way of problems that it steers itself: it steps before, too."""
+    complete = dict(uppers)
+    for upper, lowers in steering.items():
+        for lower in lowers:
+            if upper not in _climb(complete, lower) and any(
+                upper in _climb(complete, low) for low in _climb(steering, lower)
+            ):
+                complete[lower] = (*complete[lower], upper)
+    return complete
+
+
+def _climb(edges: Edges, start: str) -> frozenset[str]:
+    """Whatever the edges lead to from `start`."""
+    reached: set[str] = set()
+    stack = list(edges[start])
+    while stack:
+        node = stack.pop()
+        if node not in reached:
+            reached.add(node)
+            stack.extend(edges[node])
+    return frozenset(reached)
 
 
 def _order(names: Sequence[str], uppers: Edges, lowers: Edges) -> tuple[str, ...]:

@@ -64,7 +64,7 @@ class Problem(ABC):
                 seen=type(module).__name__,
                 fix="unfreeze some, or drop the problem",
             )
-        self.theta: tuple[nn.Parameter, ...] = theta
+        self.theta: Vector = theta  # inside a loss, what is put in place of them
         built = optimizer if isinstance(optimizer, Optimizer) else optimizer(theta)
         self.update = UpdateRule(
             theta,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.replay.recompute import without_checkpointing
 from mlorun.core.replay.snapshot import Snapshot, cast
 from mlorun.errors import GraphError
 from mlorun.hypergradient.inner_loop import Values
@@ -35,6 +36,7 @@ class FunctionalProgram:
         self._modules: tuple[nn.Module, ...] = tuple(
             {id(m): m for root in roots.values() for m in root.modules()}.values()
         )
+        self._live = {name: problem.theta for name, problem in problems.items()}
         self._slots = {name: self._parameter_slots(problem) for name, problem in problems.items()}
         self._buffers = self._buffer_slots()
         self._replaying = False
@@ -47,7 +49,7 @@ class FunctionalProgram:
 
     def theta(self, name: str) -> Vector:
         """The live trainable parameters of one problem."""
-        return self.problems[name].theta
+        return self._live[name]
 
     def snapshot(self, batch: Any, position: Mapping[str, int] | None) -> Snapshot:
         """The present, as the coming evaluation of a loss on `batch` will see it. Copies buffers and generators.
@@ -75,7 +77,7 @@ class FunctionalProgram:
         """
         problem = self.problems[name]
         total: Tensor | None = None
-        with self.substituted(values), torch.enable_grad(), self._without_autocast():
+        with self.substituted(values), torch.enable_grad(), self._without_autocast(), without_checkpointing():
             for snapshot in snapshots:
                 batch = self.batch(name, snapshot)
                 self._enter(snapshot)
@@ -127,15 +129,17 @@ class FunctionalProgram:
         """These tensors in place of the parameters of these problems."""
         try:
             for name, vector in values.items():
-                for slots, tensor in zip(self._slots[name], vector, strict=True):
-                    for table, key in slots:
-                        table[key] = tensor
+                self._put(name, vector)
             yield
         finally:
             for name in values:
-                for slots, parameter in zip(self._slots[name], self.problems[name].theta, strict=True):
-                    for table, key in slots:
-                        table[key] = parameter
+                self._put(name, self._live[name])
+
+    def _put(self, name: str, vector: Vector) -> None:
+        for slots, tensor in zip(self._slots[name], vector, strict=True):
+            for table, key in slots:
+                table[key] = tensor
+        self.problems[name].theta = vector
 
     @contextmanager
     def evaluating(self) -> Iterator[None]:

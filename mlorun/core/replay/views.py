@@ -45,18 +45,26 @@ class Views:
         `constants`: new tensors that a loss makes without saying of which type are in that precision, too; so are the
         random numbers that it draws into such tensors, which then differ.
         """
+        return self._as(dtype, self._histories, constants)
+
+    def last_step(self, name: str, dtype: torch.dtype, *, constants: bool) -> Views:
+        """As `to`, with the history of the last step of `name` alone."""
+        history = self._histories[name]
+        return self._as(dtype, {name: History(last=history.last, before=history.before)}, constants)
+
+    def _as(self, dtype: torch.dtype, histories: Mapping[str, History], constants: bool) -> Views:
         program = self.program
         return Views(
             program,
             {
                 name: history.to(dtype, lambda snapshot, name=name: program.batch(name, snapshot))  # type: ignore[misc]
-                for name, history in self._histories.items()
+                for name, history in histories.items()
             },
             dtype=dtype,
             constants=constants,
             values={
-                name: tuple(cast(dtype, t.detach()).requires_grad_() for t in program.theta(name))
-                for name in self._histories
+                name: tuple(cast(dtype, t.detach()).requires_grad_() for t in self.theta(name))
+                for name in program.problems
             },
         )
 
@@ -164,6 +172,24 @@ class ProblemView:
         problem = self.views.program.problems[self.name]
         options: LearnedOptions = self.views.with_values(lam, problem.learned_options)
         return options
+
+    def in_double(self) -> ProblemView | None:
+        # a loss that makes tensors of its own need not mix with float64; some devices have no float64 at all
+        for constants in (False, True):
+            try:
+                views = self.views.last_step(self.name, torch.float64, constants=constants)
+                view = replace(
+                    self,
+                    lam={name: views.theta(name) for name in self.lam},
+                    views=views,
+                    inner_loop=InnerLoop((), whole=False),
+                    tangents=None,
+                )
+                view.loss({})
+            except (RuntimeError, TypeError):
+                continue
+            return view
+        return None
 
     def trajectory(self) -> Trajectory:
         """The inner loop as a differentiable map."""

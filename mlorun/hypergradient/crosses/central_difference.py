@@ -19,8 +19,6 @@ class CentralDifference(Cross):
     different number from the derivative of the update. The error is O(radius^2) above, rounding / radius below.
     """
 
-    sees_stop_gradients = False
-
     def __init__(self, radius: float, relative: bool) -> None:
         positive("radius", radius)
         self.radius = radius
@@ -34,3 +32,17 @@ class CentralDifference(Cross):
                 lambda theta: derivatives.gradient(level.loss(theta), lam), level.theta, x, radius
             )
         )
+
+
+class HeldCentralDifference(Cross):
+    """The same with stop-gradients held at their values at theta, at a radius that the precision decides: right
+    wherever the first gradient in lam is. One evaluation more."""
+
+    def __call__(self, level: Level, x: Vector) -> dict[str, Vector]:
+        lam = level.flat_lam()
+
+        def slope(theta: Vector) -> Vector:
+            return derivatives.gradient(level.held_loss(vectors.leaves(theta)), lam)
+
+        radius = derivatives.difference_radius(level.theta)
+        return level.split_lam(derivatives.central_difference(slope, level.theta, x, radius))

@@ -1,21 +1,21 @@
-"""Which cross an edge really uses: decided once, at its first hypergradient, against an exact reference.
+"""Which cross and which Hessian products an edge really uses: decided once, at its first hypergradient.
 
-What can go wrong with a cross shows in a comparison with double backward on the spot: a kernel without forward AD,
-or with a wrong one, and a central difference, which sees through `detach`. Double backward has a trap of its own: a
-`once_differentiable` kernel cuts it off in silence, so that it gives zero.
+Each is held against differences of the lower problem's first gradient (hypergradient.crosses.reference). What a kernel
+lacks, cuts off in silence or differentiates wrongly is replaced by what agrees with them. A central difference that was
+asked for stays, and the log says how far off it is through a stop-gradient.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.central_difference import CentralDifference, HeldCentralDifference
 from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.crosses.reference import Reference
 from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
@@ -23,127 +23,140 @@ from mlorun.hypergradient.vectors import Vector
 log = logging.getLogger("mlorun.hypergradient")
 
 LOWEST_COSINE = 0.999
-LARGEST_ERROR = 1e-2
-FALLBACK_RADIUS = 0.01
+WRONG = "some kernel cuts second derivatives off, or has wrong ones"
 
-# what may stand in for a cross, by the name of its type
+# what may stand in for a cross, by the name of its type, in this order
 STAND_INS: Mapping[str, Callable[[], Cross]] = {
     "DoubleBackward": DoubleBackward,
-    "CentralDifference": lambda: CentralDifference(FALLBACK_RADIUS, relative=False),
+    "HeldCentralDifference": HeldCentralDifference,
 }
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How two lam-shaped results compare."""
+def choose(cross: Cross, level: Level, v: Vector, *, curvature: bool) -> tuple[Cross, bool]:
+    """`cross` or what stands in for it on this level, and whether Hessian products must be differences of gradients.
 
-    cosine: float
-    relative_error: float
+    curvature   whether there are Hessian products
 
-
-def compare(got: dict[str, Vector], reference: dict[str, Vector]) -> Agreement | None:
-    """Cosine and relative error over every lam together; None where the reference is zero, and tells nothing."""
-    x = tuple(t for part in got.values() for t in part)
-    y = tuple(t for part in reference.values() for t in part)
-    length, other = vectors.norm(x).item(), vectors.norm(y).item()
-    if other == 0:
-        return None
-    if length == 0:
-        return Agreement(0.0, 1.0)
-    error = vectors.norm(vectors.add(x, y, alpha=-1.0)).item() / other
-    return Agreement(vectors.dot(x, y).item() / (length * other), error)
+    Of a total loss, whose second derivatives are made of others' by double backward, nothing but that will do.
+    Logs its reasons, once.
+    """
+    if level.is_nested:
+        return DoubleBackward(), False
+    reference = Reference(level, v)
+    differences = curvature and _hessian_needs_differences(reference, level, v)
+    if isinstance(cross, CentralDifference):
+        _warn_of_stop_gradients(cross, reference, level)
+        return cross, differences
+    return _honest(cross, reference, level, v), differences
 
 
-def choose(cross: Cross, level: Level, x: Vector) -> Cross:
-    """`cross`, or what stands in for it on this level. Logs its reason, once."""
-    reference = _attempt(DoubleBackward(), level, x)
-    got = _attempt(cross, level, x)
-    edge = f"{', '.join(level.lam)} <- {level.name}"
-    if isinstance(got, Exception):
-        if isinstance(reference, Exception) or _is_cut_off(reference, level, x):
-            stand_in = STAND_INS["CentralDifference"]()
-            if isinstance(cross, CentralDifference):
-                raise got
-            why = _first_line(reference) if isinstance(reference, Exception) else "cut off by a kernel, zero"
-            what = f"central difference, radius {FALLBACK_RADIUS} (double backward: {why})"
-        else:
-            stand_in, what = DoubleBackward(), "double backward"
-        log.warning(
-            "%s: %s is not available for this loss (%s); using %s",
-            edge,
-            _title(cross),
-            _first_line(got),
-            what,
-        )
-        return stand_in
-    if isinstance(reference, Exception):
-        return cross
-    agreement = compare(got, reference)
-    if agreement is None:
-        return cross
-    if isinstance(cross, ForwardOverReverse) and agreement.relative_error > LARGEST_ERROR:
-        log.warning(
-            "%s: forward over reverse is %.0f %% off double backward: the loss changes from evaluation to evaluation "
-            "(a generator or a state of its own?), or the forward derivative of some kernel is not that of its "
-            "backward pass. Using double backward",
-            edge,
-            100 * agreement.relative_error,
-        )
-        return DoubleBackward()
-    if not cross.sees_stop_gradients and agreement.cosine < LOWEST_COSINE:
-        log.warning(
-            "%s: the central difference is %.0f %% off the exact product (cosine %.3f). A difference of the loss sees "
-            "through stop-gradients: with a detach in %s's loss it is not the derivative of its update. "
-            "Exact: %s.hypergradient=t1t2",
-            edge,
-            100 * agreement.relative_error,
-            agreement.cosine,
-            level.name,
-            level.name,
-        )
-    return cross
+def fault_of_double_backward(level: Level, v: Vector) -> str | None:
+    """What is wrong with double backward on this level, in Hessian or cross, in words; None where nothing is."""
+    return _fault_of_both(Reference(level, v), level, v)
 
 
 def needs_differences(level: Level, v: Vector) -> bool:
-    """Whether Hessian products must be differences of gradients: a kernel has no double backward, or cuts it off."""
-    try:
-        product: Vector | None = level.hvp(v)
-        why = "cut off by a kernel, zero"
-    except Unsupported as error:
-        product, why = None, _first_line(error)
-    if product is not None and any(bool((t != 0).any()) for t in product):
+    """Whether second derivatives of this level, Hessian and cross both, must be differences of gradients.
+
+    The log says why, and how far off the differences are, if they are.
+    """
+    reference = Reference(level, v)
+    fault = _fault_of_both(reference, level, v)
+    if fault is None:
         return False
-    level.take_differences()
-    if product is not None and not any(bool((t != 0).any()) for t in level.hvp(v)):
-        return False
+    error = reference.cross_error(HeldCentralDifference(), rough=True)
     log.warning(
-        "%s: double backward is not available for this loss (%s); Hessian products by differences of gradients",
+        "%s: double backward %s; second derivatives by differences of gradients%s",
         level.name,
-        why,
+        fault,
+        f", which are {100 * error:.2g} % off themselves" if error else "",
     )
     return True
 
 
-def _is_cut_off(reference: dict[str, Vector], level: Level, x: Vector) -> bool:
-    """Whether double backward reached nothing where the loss does change."""
-    if any(bool((t != 0).any()) for part in reference.values() for t in part):
+def _fault_of_both(reference: Reference, level: Level, v: Vector) -> str | None:
+    return _fault_of_hessian(reference, level, v) or _fault(DoubleBackward(), reference, level, v)
+
+
+def _hessian_needs_differences(reference: Reference, level: Level, v: Vector) -> bool:
+    fault = _fault_of_hessian(reference, level, v)
+    if fault is None:
         return False
-    changed = _attempt(CentralDifference(FALLBACK_RADIUS, relative=False), level, x)
-    return not isinstance(changed, Exception) and any(bool((t != 0).any()) for part in changed.values() for t in part)
+    level.take_differences()
+    log.warning("%s: double backward %s; Hessian products by differences of gradients", level.name, fault)
+    return True
 
 
-def _attempt(cross: Cross, level: Level, x: Vector) -> dict[str, Vector] | Exception:
+def _fault_of_hessian(reference: Reference, level: Level, v: Vector) -> str | None:
     try:
-        return cross(level, x)
-    except Unsupported as error:
-        return error
+        level.hvp(v)
+    except Unsupported as missing:
+        return _not_available(missing)
+    error = reference.hessian_error()
+    return f"is {100 * error:.2g} % off the change of the gradient in a Hessian product: {WRONG}" if error else None
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).split("\n")[0].split(". ")[0]
+def _honest(cross: Cross, reference: Reference, level: Level, v: Vector) -> Cross:
+    """The first of `cross` and its stand-ins that is available and agrees with the reference; else the last."""
+    others = [make() for name, make in STAND_INS.items() if name != type(cross).__name__]
+    faults: list[str] = []
+    for candidate in (cross, *others):
+        fault = _fault(candidate, reference, level, v)
+        if fault is None:
+            break
+        faults.append(f"{_title(candidate)} {fault}")
+    if not faults:
+        return cross
+    rest = f", the best there is: {faults[-1]}" if fault is not None else ""
+    log.warning(
+        "%s <- %s: %s; using %s%s",
+        ", ".join(level.lam),
+        level.name,
+        "; ".join(faults[: len(others)]),
+        _title(candidate),
+        rest,
+    )
+    return candidate
+
+
+def _fault(cross: Cross, reference: Reference, level: Level, v: Vector) -> str | None:
+    try:
+        cross(level, v)
+    except Unsupported as missing:
+        return _not_available(missing)
+    error = reference.cross_error(cross, rough=isinstance(cross, HeldCentralDifference))
+    return f"is {100 * error:.2g} % off the change of the gradient: {WRONG}" if error else None
+
+
+def _warn_of_stop_gradients(cross: CentralDifference, reference: Reference, level: Level) -> None:
+    if not reference.cross_error(cross, rough=True):
+        return
+    product, honest = reference.product(cross), reference.product(HeldCentralDifference())
+    cosine = vectors.cosine(product, honest).item()
+    if not cosine < LOWEST_COSINE:
+        return
+    error = (vectors.norm(vectors.add(product, honest, alpha=-1.0)) / vectors.norm(honest)).item()
+    log.warning(
+        "%s <- %s: the central difference is %.0f %% off the exact product (cosine %.3f). A difference of the loss "
+        "sees through stop-gradients: with a detach in %s's loss it is not the derivative of its update. "
+        "Exact: %s.hypergradient=t1t2",
+        ", ".join(level.lam),
+        level.name,
+        100 * error,
+        cosine,
+        level.name,
+        level.name,
+    )
+
+
+def _not_available(missing: Exception) -> str:
+    first_line = str(missing).split("\n")[0].split(". ")[0]
+    return f"is not available for this loss ({first_line})"
 
 
 def _title(cross: Cross) -> str:
-    return {ForwardOverReverse: "forward over reverse", DoubleBackward: "double backward"}.get(
-        type(cross), type(cross).__name__
-    )
+    return {
+        ForwardOverReverse: "forward over reverse",
+        DoubleBackward: "double backward",
+        HeldCentralDifference: "central difference with stop-gradients held",
+    }.get(type(cross), type(cross).__name__)

@@ -9,12 +9,7 @@ from mlorun.hypergradient.vectors import Vector
 
 
 class Cross(ABC):
-    """Theta-shaped x to {name: lam-shaped B x}, every lam in one pass.
-
-    sees_stop_gradients   whether a detach in the loss is honoured
-    """
-
-    sees_stop_gradients: bool = True
+    """Theta-shaped x to {name: lam-shaped B x}, every lam in one pass."""
 
     @abstractmethod
     def __call__(self, level: Level, x: Vector) -> dict[str, Vector]: ...

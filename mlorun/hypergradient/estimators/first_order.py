@@ -13,7 +13,7 @@ from mlorun.hypergradient.vectors import Vector
 class FirstOrder(Hypergradient):
     """g = dF/dlam: nothing flows through this problem (first-order DARTS, Liu et al. 2019, arXiv:1806.09055)."""
 
-    needs = Needs(channels=EVERY_CHANNEL)
+    needs = Needs(channels=EVERY_CHANNEL, nested="own_loss", answers="constant")
 
     def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
         return {name: vectors.zeros_like(part) for name, part in level.lam.items()}, None

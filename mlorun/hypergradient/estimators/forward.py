@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlorun.errors import ConfigError
+from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.checks import at_least
+from mlorun.hypergradient.crosses.choice import fault_of_double_backward
 from mlorun.hypergradient.estimator import ALL_BUT_DRAWS, Hypergradient, Needs
 from mlorun.hypergradient.inner_loop import COUNTERS, Iterate
 from mlorun.hypergradient.level import Level
@@ -43,12 +44,15 @@ class Forward(Hypergradient):
         at_least("largest_size", largest_size, 1)
         self.largest_size = largest_size
 
-    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
+    def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
+        fault = fault_of_double_backward(level, v) if carry is None else None
+        if fault is not None:
+            raise _wrong_kernel(level.name, fault)
         tangents: Tangents = level.tangents
         return {
             name: vectors.shaped(torch.stack([vectors.dot(row.theta, v) for row in tangents.rows[name]]), like)
             for name, like in level.lam.items()
-        }, None
+        }, True
 
     def require_size(self, name: str, theta: int, lam: int) -> None:
         if lam > self.largest_size:
@@ -71,7 +75,21 @@ class Forward(Hypergradient):
 
     def propagate(self, update: Trajectory, tangents: Tangents | None) -> Tangents:
         self.require_size(update.name, 0, sum(t.numel() for vector in update.lam.values() for t in vector))
-        return push(update, _start(update) if tangents is None else tangents)
+        try:
+            return push(update, _start(update) if tangents is None else tangents)
+        except derivatives.Unsupported as error:
+            if not derivatives.is_missing(error):
+                raise
+            raise _wrong_kernel(update.name, str(error).splitlines()[0][:120]) from error
+
+
+def _wrong_kernel(name: str, fault: str) -> GraphError:
+    return GraphError(
+        f"the loss of {name} goes through a kernel whose double backward is missing or wrong, which forward mode needs",
+        where=f"problems.{name}.hypergradient",
+        seen=f"double backward {fault}",
+        fix=f"{name}.hypergradient=unrolled, which takes differences of gradients instead",
+    )
 
 
 def push(update: Trajectory, tangents: Tangents) -> Tangents:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import one_of
-from mlorun.hypergradient.crosses.choice import STAND_INS, choose, needs_differences
+from mlorun.hypergradient.crosses.choice import STAND_INS, choose
 from mlorun.hypergradient.crosses.cross import Cross
-from mlorun.hypergradient.estimator import Hypergradient, Needs
+from mlorun.hypergradient.estimator import Hypergradient, Needs, Nested
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.vectors import Vector
@@ -29,29 +29,38 @@ class Implicit(Hypergradient):
     """-B H^-1 v by the implicit function theorem.
 
     solve       v to about H^-1 v
-    cross       x to B x; what stands in for it where a kernel or a stop-gradient forbids it is chosen at the first call
+    cross       x to B x; what stands in for it where a kernel forbids it is chosen at the first call
     linearize   at the lower parameters "after" the last optimizer step, or "before" it
+    nested      on a problem that steers others, second derivatives of its total loss in "full", with the lower optima's
+                own derivatives held constant ("gauss_newton"), or those of its own loss alone ("own_loss"). The first
+                two take two solves of each problem below a product, and the cross by double backward
 
     Reports, where asked, norm(H x - v) / norm(v) for a solve that uses H: one Hessian product.
     """
 
-    def __init__(self, solve: Solver, cross: Cross, linearize: Literal["after", "before"]) -> None:
+    def __init__(self, solve: Solver, cross: Cross, linearize: Literal["after", "before"], nested: Nested) -> None:
         one_of("linearize", linearize, ("after", "before"))
+        one_of("nested", nested, get_args(Nested))
         self.solve = solve
         self.cross = cross
-        self.needs = Needs(linearize=linearize)
+        self.needs = Needs(linearize=linearize, nested=nested, answers="solve")
 
     def __call__(self, level: Level, v: Vector, carry: Carry | None) -> tuple[dict[str, Vector], Carry]:
-        differences = self.solve.curvature and (needs_differences(level, v) if carry is None else carry.differences)
+        if carry is None:
+            cross, differences = choose(self.cross, level, v, curvature=self.solve.curvature)
+        else:
+            cross, differences = carry.cross, carry.differences
         if differences:
             level.take_differences()
         x, start = self.solve(level, v, carry.solve if carry else None)
         if level.report is not None and self.solve.curvature:
             residual = vectors.add(level.hvp(x), v, alpha=-1.0)
             level.report("residual", vectors.norm(residual) / vectors.norm(v))
-        cross = carry.cross if carry else choose(self.cross, level, x)
         crossed = cross(level, x)
         return {name: vectors.negate(part) for name, part in crossed.items()}, Carry(cross, start, differences)
+
+    def solution(self, level: Level, g: Vector) -> Vector:
+        return self.solve(level, g, None)[0]
 
     def require_size(self, name: str, theta: int, lam: int) -> None:
         self.solve.require_size(name, theta)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -10,9 +10,11 @@ from torch import Tensor
 
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.checks import at_least, one_of
+from mlorun.hypergradient.crosses.choice import needs_differences
 from mlorun.hypergradient.estimator import ALL_BUT_DRAWS, Hypergradient, Needs
 from mlorun.hypergradient.inner_loop import COUNTERS, Checkpointing, Iterate, LearnedOptions, State
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.stop_gradients import StopGradients
 from mlorun.hypergradient.trajectory import Trajectory
 from mlorun.hypergradient.vectors import Vector
 
@@ -45,14 +47,25 @@ class Unrolled(Hypergradient):
         self.needs = Needs(channels=ALL_BUT_DRAWS, inner_loop=Checkpointing(steps, memory))
         self._store_segments = memory != "constant"
 
-    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
-        return reverse(level.trajectory, v, store_segments=self._store_segments), None
+    def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
+        differences = needs_differences(level, v) if carry is None else carry
+        total = reverse(level.trajectory, v, store_segments=self._store_segments, differences=differences)
+        return total, differences
+
+    def in_use(self, carry: Any) -> str:
+        return type(self).__name__ + by_differences(carry)
 
 
-def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool) -> dict[str, Vector]:
+def by_differences(carry: Any) -> str:
+    """What to say of an estimator that pulls back by differences, or does not."""
+    return ", second derivatives by differences of gradients" if carry else ""
+
+
+def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool, differences: bool = False) -> dict[str, Vector]:
     """(d theta_T / d lam)^T v, by lam.
 
     store_segments   hold all iterates between two recorded ones at once, rather than compute each again from the first
+    differences      second derivatives by differences of gradients
     """
     total = {name: vectors.zeros_like(x) for name, x in trajectory.lam.items()}
     learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
@@ -62,7 +75,7 @@ def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool) -> dict[
         iterates = trajectory.iterates(start, stop) if store_segments else []
         for t in reversed(range(max(start, trajectory.first), stop)):
             at = iterates.pop() if store_segments else trajectory.iterate(t)
-            p, on_lam, on_options = Pullback(trajectory, t, at, learned)(p)
+            p, on_lam, on_options = Pullback(trajectory, t, at, learned, differences=differences)(p)
             total = added(total, on_lam)
             on_learned = {k: x + on_options[k] for k, x in on_learned.items()}
     total = decided(trajectory, total, on_learned)
@@ -71,9 +84,16 @@ def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool) -> dict[
 
 
 class Pullback:
-    """The transposed derivative of update t at one iterate, for any number of cotangents. One gradient, built once."""
+    """The transposed derivative of update t at one iterate, for any number of cotangents. One gradient, built once.
 
-    def __init__(self, trajectory: Trajectory, t: int, at: Iterate, learned: LearnedOptions) -> None:
+    differences   for kernels whose double backward is missing or wrong: the optimizer's step is pulled back from its
+                  gradient g on, and with c the cotangent of g, H c and B c together are a central difference of the
+                  first gradient in theta and lam, along c in theta (H is symmetric). Stop-gradients are held.
+    """
+
+    def __init__(
+        self, trajectory: Trajectory, t: int, at: Iterate, learned: LearnedOptions, *, differences: bool = False
+    ) -> None:
         self._lam = {name: tuple(x.requires_grad_() for x in part) for name, part in trajectory.lam_at(t).items()}
         self._learned = learned
         self._theta = vectors.leaves(at.theta)
@@ -81,7 +101,12 @@ class Pullback:
             {k: x.detach() if k in COUNTERS else x.detach().requires_grad_() for k, x in entry.items()}
             for entry in at.state
         )
-        gradient = trajectory.gradient(t, self._theta, self._lam, create_graph=True)
+        self._loss: Callable[[Vector], Tensor] = lambda theta: trajectory.loss(t, theta, self._lam)
+        gradient = trajectory.gradient(t, self._theta, self._lam, create_graph=not differences)
+        self._stops = StopGradients(lambda: self._loss(self._theta)) if differences else None
+        if differences:
+            gradient = tuple(None if g is None else g.detach().requires_grad_() for g in gradient)
+        self._gradient = gradient
         with torch.enable_grad():
             self._after = trajectory.apply(t, Iterate(self._theta, self._state), gradient, learned)
 
@@ -99,15 +124,40 @@ class Pullback:
                 cotangents.append(c)
         places = [(i, k, x) for i, entry in enumerate(self._state) for k, x in entry.items() if k not in COUNTERS]
         flat_lam = [x for part in self._lam.values() for x in part]
-        inputs = [*self._theta, *(x for _, _, x in places), *self._learned.values(), *flat_lam]
+        slopes = [] if self._stops is None else [g for g in self._gradient if g is not None]
+        inputs = [*self._theta, *(x for _, _, x in places), *self._learned.values(), *slopes, *flat_lam]
         grads = iter(derivatives.pull_back(outputs, inputs, cotangents, retain_graph=retain_graph))
         on_theta = tuple(next(grads) for _ in self._theta)
         on_state: list[State] = [{} for _ in self._theta]
         for i, key, _ in places:
             on_state[i][key] = next(grads)
         on_learned = {key: next(grads) for key in self._learned}
-        on_lam = vectors.split(tuple(grads), self._lam)
+        if self._stops is not None:
+            along = tuple(
+                torch.zeros_like(x) if g is None else next(grads)
+                for x, g in zip(self._theta, self._gradient, strict=True)
+            )
+            on_theta, on_lam = self._through_gradient(self._stops, along, on_theta)
+        else:
+            on_lam = vectors.split(tuple(grads), self._lam)
         return Iterate(on_theta, tuple(on_state)), on_lam, on_learned
+
+    def _through_gradient(
+        self, stops: StopGradients, along: Vector, on_theta: Vector
+    ) -> tuple[Vector, dict[str, Vector]]:
+        """on_theta + H along, and B along by lam."""
+        flat_lam = [x for part in self._lam.values() for x in part]
+
+        def slopes(theta: Vector) -> Vector:
+            leaves = vectors.leaves(theta)
+            with stops.held():
+                loss = self._loss(leaves)
+            return derivatives.gradient(loss, [*leaves, *flat_lam])
+
+        theta = vectors.detach(self._theta)
+        changed = derivatives.central_difference(slopes, theta, along, derivatives.difference_radius(theta))
+        count = len(theta)
+        return vectors.add(on_theta, changed[:count]), vectors.split(changed[count:], self._lam)
 
 
 def decided(trajectory: Trajectory, total: dict[str, Vector], on_learned: Mapping[str, Tensor]) -> dict[str, Vector]:

@@ -8,8 +8,9 @@ import torch
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import at_least
+from mlorun.hypergradient.crosses.choice import needs_differences
 from mlorun.hypergradient.estimator import Hypergradient, Needs
-from mlorun.hypergradient.estimators.unrolled import Pullback, added, decided
+from mlorun.hypergradient.estimators.unrolled import Pullback, added, by_differences, decided
 from mlorun.hypergradient.inner_loop import Checkpointing, Iterate
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
@@ -32,12 +33,13 @@ class UpdateMap(Hypergradient):
         at_least("iterations", iterations, 0)
         self.iterations = iterations
 
-    def __call__(self, level: Level, v: Vector, carry: Any) -> tuple[dict[str, Vector], None]:
+    def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
+        differences = needs_differences(level, v) if carry is None else carry
         trajectory = level.trajectory
         t = len(trajectory) - 1
         at = trajectory.recorded_iterate(t)
         learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
-        pull_back = Pullback(trajectory, t, at, learned)
+        pull_back = Pullback(trajectory, t, at, learned, differences=differences)
         total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
         on_learned = {key: torch.zeros_like(x) for key, x in learned.items()}
         p = Iterate(v, tuple({} for _ in v))
@@ -45,4 +47,7 @@ class UpdateMap(Hypergradient):
             p, on_lam, on_options = pull_back(p, retain_graph=k < self.iterations)
             total = added(total, on_lam)
             on_learned = {key: x + on_options[key] for key, x in on_learned.items()}
-        return decided(trajectory, total, on_learned), None
+        return decided(trajectory, total, on_learned), differences
+
+    def in_use(self, carry: Any) -> str:
+        return type(self).__name__ + by_differences(carry)

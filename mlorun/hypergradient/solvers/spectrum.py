@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
 
+from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
+from mlorun.hypergradient.checks import positive
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
 
@@ -35,6 +39,38 @@ def largest_eigenvalue(level: Level, start: Vector, iterations: int) -> tuple[Te
     return size, u
 
 
+StepSize = float | Literal["lr", "auto"]
+
+
+def check_step_size(name: str, value: StepSize) -> None:
+    """Raise ConfigError for what is no step size."""
+    if not isinstance(value, str):
+        positive(name, value)
+    elif value not in ("lr", "auto"):
+        raise ConfigError(f"{name} is {value!r}", where=name, fix="a number, lr or auto")
+
+
+def scaling(
+    step_size: StepSize, level: Level, start: Vector | None, like: Vector
+) -> tuple[Callable[[Vector], Vector], Vector | None]:
+    """x to (step size) x, and the vector that the next power iteration starts from.
+
+    step_size   a number; `lr`, the lower optimizer's; `auto`, 1 / (largest absolute eigenvalue of H) by power
+                iteration: 20 Hessian products at the first call, where `start` is None, and 2 at each later one
+    """
+    if step_size == "lr":
+        rates = level.learning_rates
+        return lambda x: vectors.scale_each(x, rates), None
+    if step_size == "auto":
+        first, iterations = (start_vector(like), 20) if start is None else (start, 2)
+        size, last = largest_eigenvalue(level, first, iterations)
+        # a Hessian of 0 has no scale of its own
+        step = torch.where(size > 0, vectors.quotient(torch.ones_like(size), size, size > 0), 1.0)
+        return lambda x: vectors.scale(x, step), last
+    number = float(step_size)
+    return lambda x: vectors.scale(x, number), None
+
+
 def _unit(x: Vector) -> Vector:
     length = vectors.norm(x)
     return vectors.scale(x, 1.0 / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5))
@@ -43,10 +79,14 @@ def _unit(x: Vector) -> Vector:
 class DivergenceWatch:
     """Names, once, in the log, a level whose series grows. Never waits for a device.
 
+    what     is seen to grow
+    advice   what to do
+
     On CUDA the answer travels beside the work, and a later call reads it; on MPS nothing is looked at.
     """
 
-    def __init__(self, advice: str) -> None:
+    def __init__(self, what: str, advice: str) -> None:
+        self._what = what
         self._advice = advice
         self._said = False
         self._coming: tuple[Tensor, torch.cuda.Event] | None = None
@@ -61,7 +101,7 @@ class DivergenceWatch:
         seen = self._exchange(grown) if grown.is_cuda else grown
         if seen is not None and seen:
             self._said = True
-            log.warning("%s: the series for the hypergradient grows from term to term. %s", level.name, self._advice)
+            log.warning("%s: %s. %s", level.name, self._what, self._advice)
 
     def _exchange(self, grown: Tensor) -> Tensor | None:
         """Send this answer to the host, and give the one sent before, if it has arrived."""

@@ -39,17 +39,55 @@ def test_a_problem_that_leads_nowhere_is_not_passed() -> None:
     assert graph.differentiated == {"steered"}
 
 
-@pytest.mark.parametrize(
-    ("u2l", "l2u", "unseen"),
-    [
-        ({"up": ["mid"], "mid": ["low"]}, None, ()),
-        ({"up": ["mid"], "mid": ["low"]}, {"low": ["mid", "up"], "mid": ["up"]}, (("mid", "low"),)),
-        ({"up": ["mid", "low"], "mid": ["low"]}, None, (("mid", "low"),)),
-        ({"up": ["low"]}, {"low": ["mid"], "mid": ["up"]}, ()),
-    ],
-)
-def test_a_path_that_comes_back_past_the_middle_problem_is_known_to_be_left_out(u2l, l2u, unseen) -> None:  # type: ignore[no-untyped-def]
-    assert ProblemGraph.build(["up", "mid", "low"], u2l, l2u).omitted_paths("up") == unseen
+# top steers middle, middle steers low: who answers top, whom middle's optimum depends on, in which order top sweeps
+NESTED = [
+    ({"low": ["mid"], "mid": ["top"]}, {"top": ["mid"], "mid": ["low"]}, ("mid", "low"), ("top",), ("low", "mid")),
+    (
+        {"low": ["mid", "top"], "mid": ["top"]},
+        {"top": ["mid"], "mid": ["low"]},
+        ("mid", "low"),
+        ("top",),
+        ("low", "mid"),
+    ),
+    ({"low": ["mid"], "mid": ["top"]}, {"top": ["low"]}, ("mid", "low"), ("low",), ("mid", "low")),
+    (
+        {"base": ["low", "mid"], "low": ["mid"], "mid": ["top"]},
+        {"top": ["base"], "mid": ["low"]},
+        ("mid", "low", "base"),
+        ("base",),
+        ("low", "mid", "base"),
+    ),
+]
+
+
+@pytest.mark.parametrize(("l2u", "u2l", "answers", "depends", "order"), NESTED)
+def test_what_a_problem_steers_answers_it_and_is_swept_before_it(l2u, u2l, answers, depends, order) -> None:  # type: ignore[no-untyped-def]
+    graph = ProblemGraph.build(["top", "mid", "low", "base"], u2l, l2u)
+    assert graph.nodes_on_paths("top") == answers
+    assert graph.outside("mid") == depends
+    assert graph.sweep_order("top") == order
+
+
+def test_paths_go_down_to_what_a_middle_problem_steers_and_up_again() -> None:
+    u2l, l2u = {"top": ["mid"], "mid": ["low"]}, {"low": ["mid", "top"], "mid": ["top"]}
+    graph = ProblemGraph.build(["top", "mid", "low"], u2l, l2u)
+    assert set(graph.paths("top")) == {("top", "mid"), ("top", "mid", "low")}
+
+
+def test_a_steered_problem_that_reaches_the_top_by_another_optimum_alone_steps_before_it() -> None:
+    graph = ProblemGraph.build(["top", "mid", "low"], {"top": ["mid"], "mid": ["low"]}, {"low": ["mid", "top"]})
+    assert graph.order == ("low", "mid", "top")
+    assert graph.lowers["top"] == ("mid", "low")
+
+
+def test_two_problems_that_answer_each_other_are_an_equilibrium_and_refused() -> None:
+    u2l = {"top": ["one"], "one": ["low"], "two": ["low"]}
+    l2u = {"low": ["one", "two"], "one": ["top"], "two": ["top"]}
+    graph = ProblemGraph.build(["top", "one", "two", "low"], u2l, l2u)
+    with pytest.raises(GraphError, match="two and one answer each other") as caught:
+        graph.sweep_order("top")
+    assert "two.hypergradient.nested=own_loss" in (caught.value.fix or "")
+    assert graph.sweep_order("top", own_loss={"two"}) == ("low", "one", "two")
 
 
 def test_problems_without_dependencies_are_all_leaves() -> None:

@@ -44,7 +44,7 @@ def program(memory: Literal["iterates", "sqrt"], u2l: dict[str, list[str]], low_
         )
 
     torch.manual_seed(0)
-    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after")
+    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
     middle_reads = ("low", "top") if "middle" in u2l["top"] else ("low",)
     problems = [
         problem("top", ("middle",)),
