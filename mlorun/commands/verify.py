@@ -16,10 +16,15 @@ mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is config
   --plot FILE          the same, and a picture of distance against time (.png, .pdf, .svg, ...), one for each upper
                        problem; needs matplotlib
 
-The exit code and the last line speak of "computed as defined" alone; whether the hypergradient is the one that you
-want is in the verdict.
-Exit codes: 0 computed as defined, 1 a bound is broken or something changed, 2 the command or the config is wrong,
-4 a loss or a hypergradient is not finite.
+The last line and the exit code are the verdict, the worst of all points:
+  OK               the derivative of the solved program; or, where upper parameters act on the updates alone, of the
+                   inner loop as it runs
+  DIRECTION ONLY   its direction (cosine 0.9 and above), at another length
+  NOT KNOWN        the lower problem is not solved at the point, so that the implicit function theorem is no reference
+                   there: --resolve
+  FAR OFF, WRONG WAY, NOT AS DEFINED (a bound is broken), NOT CLEAN (a call changed something)
+Exit codes: 0 OK or DIRECTION ONLY, 1 anything else, 2 the command or the config is wrong, 4 a loss or a hypergradient
+is not finite.
 """
 
 from __future__ import annotations
@@ -28,7 +33,6 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -47,7 +51,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(args: list[str]) -> int:
-    """0 where every bound holds, 1 where one is broken."""
+    """0 where every bound holds and the verdict is good, 1 where not."""
     parser = _Parser(prog="mlorun verify", add_help=False, allow_abbrev=False)
     parser.add_argument("--all", action="store_true", dest="everything")
     parser.add_argument("--plot", type=Path, metavar="FILE")
@@ -112,8 +116,8 @@ def _program(
     from mlorun.config.compose import composed, explained
     from mlorun.verify.comparison import compare
     from mlorun.verify.plot import draw
-    from mlorun.verify.program import examine, points
-    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point, show_verdict
+    from mlorun.verify.program import PointReport, examine, points
+    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_last_line, show_point, show_verdict
 
     config = composed(overrides)
     check(config)
@@ -124,11 +128,13 @@ def _program(
     console = screen()
     alone = sum(bool(engine.graph.nodes_on_paths(name)) for name in engine.graph.names) == 1
     reports = []
+    before: dict[str, PointReport] = {}
     with _without_remarks():
         for step, point, last in points(engine, count, steps):
             report = examine(step, point, budget)
             reports.append(report)
-            show_point(console, report)
+            show_point(console, report, before.get(point.upper))
+            before[point.upper] = report
             if everything and last:
                 rows = []
                 with console.status("comparing all estimators") as status:
@@ -142,17 +148,10 @@ def _program(
                     say(console, f"wrote {path}" if drawn else "no picture: the optimum depends on nobody above")
     for line in LEGEND:
         say(console, line, style="dim")
-    broken = sum(not edge.holds for report in reports for edge in report.edges)
-    disturbed = sum(bool(report.disturbed) for report in reports)
-    total = sum(len(report.edges) for report in reports)
     for upper in dict.fromkeys(report.upper for report in reports):
         mine = [report for report in reports if report.upper == upper]
-        worst = max(mine, key=lambda report: report.verdict.grade)
-        where = f", the worst of {len(mine)} points, at step {worst.step}" if len(mine) > 1 else ""
-        show_verdict(console, replace(worst.verdict, reasons=()), f"VERDICT on {upper}{where}")
-    held = f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace"
-    say(console, f"computed as defined: {held}", style="bold")
-    return 1 if broken or disturbed else 0
+        show_verdict(console, max(mine, key=lambda report: report.verdict.grade), len(mine))
+    return show_last_line(console, reports)
 
 
 @contextmanager

@@ -58,7 +58,7 @@ class ExactOrFinest(Solver):
             lowest = float(values.min() / values.abs().max()) if values.abs().max() > 0 else math.nan
         else:
             x, newton = (self._minres(level, right, None)[0] for right in (v, gradient))
-            self.how = f"MINRES, {self._minres.iterations} iterations at most"
+            self.how = f"{self._minres.iterations} steps of MINRES"
         self.residual = float(vectors.norm(vectors.add(level.hvp(x), v, alpha=-1.0)) / vectors.norm(v))
         square = float(vectors.dot(gradient, newton))
         self.optimality = Optimality(
@@ -72,7 +72,7 @@ class ExactOrFinest(Solver):
     def _dense(self, values: Tensor, basis: Tensor, v: Vector) -> Vector:
         kept = values.abs() > CUTOFF * values.abs().max()
         along = (basis.T @ vectors.flat(v).cpu().double())[kept] / values[kept]
-        self.how = f"dense Hessian of rank {int(kept.sum())} of {len(values)}"
+        self.how = f"a dense Hessian of rank {int(kept.sum())} of {len(values)}"
         return vectors.shaped((basis[:, kept] @ along).to(v[0]), v)
 
     @property
@@ -83,9 +83,4 @@ class ExactOrFinest(Solver):
     @property
     def summary(self) -> str:
         """What it was."""
-        summary = f"{self.how}, residual {self.residual:.0e}"
-        if not self.reached:
-            summary += (
-                " (v lies partly where the Hessian is flat, or the solve is unfinished: the least-squares answer)"
-            )
-        return summary
+        return f"{self.how}, residual {self.residual:.0e}"

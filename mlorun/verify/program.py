@@ -16,6 +16,7 @@ from mlorun.hypergradient.sweep import Carries, Edges, total
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify.cause import cause, rounding, takes_differences
 from mlorun.verify.exact import ExactOrFinest
+from mlorun.verify.gap import gap
 from mlorun.verify.point import Cost, VerificationPoint, cosine, relative_error
 from mlorun.verify.reference import Definition, definition, implicit
 from mlorun.verify.rerun import loop_again
@@ -160,8 +161,8 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
             explanations.append(f"{edge.lower}: {why}")
     answering = {edge.lower for edge in edges if not math.isnan(edge.off_ift)}
     references = [
-        f"{node}: {definitions[node].what}, in {point.precision}; implicit function theorem: "
-        + (solves[node].summary if node in answering else "none, for the optimum of its loss depends on nobody above")
+        f"{node}: {definitions[node].what}, in {point.precision}"
+        + ("" if node in answering else "; off IFT: -, for the optimum of its loss depends on nobody above")
         for node in point.nodes
     ]
     again = loop_again(point, wanted)
@@ -180,6 +181,7 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
         [node for node in second if node in answering and second[node].moving_detached],
         again,
         resolved if isinstance(resolved, Resolved) else None,
+        tuple(f"{node}: {why}" for node, each in definitions.items() if (why := _gap(point, node, each)) is not None),
     )
     return PointReport(
         step,
@@ -189,18 +191,24 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
         point.lower_gradient_seconds(point.nodes[-1]),
         tuple(point.disturbances()),
         tuple(references),
-        tuple(optimality_line(node, s.optimality) for node, s in solves.items() if s.optimality and node in answering),
+        tuple(optimality_line(node, solve) for node, solve in solves.items() if solve.optimality and node in answering),
         tuple(explanations),
         judge(evidence),
         resolved,
     )
 
 
+def _gap(point: VerificationPoint, node: str, by_definition: Definition) -> str | None:
+    estimate = point.engine.adjoint.estimate(node)
+    return gap(estimate, by_definition.solve, sum(t.numel() for t in point.views.theta(point.upper)))
+
+
 def _agreement(got: Vector | None, wanted: Vector | None) -> Agreement | None:
     """None where there is nothing to agree with."""
     if got is None or wanted is None or not vectors.norm(wanted):
         return None
-    return Agreement(cosine(got, wanted), relative_error(got, wanted))
+    length = float(vectors.norm(got) / vectors.norm(wanted))
+    return Agreement(cosine(got, wanted), relative_error(got, wanted), length)
 
 
 def _resolved(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: bool, budget: int) -> Resolved | str:

@@ -19,6 +19,7 @@ from mlorun.hypergradient.estimators.update_map import UpdateMap
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.verify.differences import ByDifferences
+from mlorun.verify.gap import Watched
 from mlorun.verify.second_derivatives import SecondDerivatives
 from mlorun.verify.written_out import EvolutionWrittenOut, PenaltyWrittenOut, UpdateMapWrittenOut
 
@@ -31,6 +32,7 @@ class Definition:
     what: str
     bound: float
     product: bool = False  # one exact product, by other means than the estimator's
+    solve: Watched | None = None  # of an implicit estimator, as it went
 
 
 def definition(problem: Problem, second: SecondDerivatives) -> Definition:
@@ -43,16 +45,17 @@ def definition(problem: Problem, second: SecondDerivatives) -> Definition:
     assert estimate is not None
     if isinstance(estimate, Implicit):
         assert estimate.needs.nested is not None
-        exact = implicit(estimate.solve, estimate.needs.linearize, estimate.needs.nested, second)
+        watched = Watched(estimate.solve)
+        exact = implicit(watched, estimate.needs.linearize, estimate.needs.nested, second)
         solve = type(estimate.solve).__name__
         if isinstance(estimate.cross, CentralDifference):
             bound = 1e-2
         else:
             bound = 1e-5 if isinstance(estimate.solve, Identity) else 1e-2
         if second.backward_is_wrong:
-            return Definition(exact, f"{solve} and differences of lower gradients", bound)
+            return Definition(exact, f"{solve} and differences of lower gradients", bound, solve=watched)
         product = isinstance(estimate.solve, Identity) and isinstance(estimate.cross, ForwardOverReverse)
-        return Definition(exact, f"{solve} and double backward", bound, product)
+        return Definition(exact, f"{solve} and double backward", bound, product, watched)
     if isinstance(estimate, Unrolled | Forward):
         steps = estimate.steps if isinstance(estimate, Unrolled) else None
         return Definition(Unrolled(steps, "iterates"), "reverse mode", 1e-3)

@@ -28,10 +28,15 @@ KINK = 0.05  # of the largest quotient: above it the two sides of a quotient are
 
 @dataclass(frozen=True)
 class Agreement:
-    """Of two vectors, from what is known of them along some directions."""
+    """Of two vectors, from what is known of them along some directions.
+
+    error    relative distance
+    length   of the one over that of the other; inf where the other is 0
+    """
 
     cosine: float
     error: float
+    length: float
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,8 @@ class Resolved:
     everywhere   the directions span the upper parameters, so that the agreement is that of whole vectors
     solutions    the first solve of each lower problem, at the present upper parameters
     worst        by problem, the largest gradient left by any solve over that problem's scale
-    rose         by problem, its loss before and after its first solve, where that made it larger
+    spent        problems of which some solve took the whole budget
+    losses       by problem, its loss before and after its first solve
     kink         how far the two sides of the quotients are apart
     """
 
@@ -65,7 +71,8 @@ class Resolved:
     everywhere: bool
     solutions: Mapping[str, Solution]
     worst: Mapping[str, float]
-    rose: Mapping[str, tuple[float, float]]
+    spent: frozenset[str]
+    losses: Mapping[str, tuple[float, float]]
     kink: float
     notes: tuple[str, ...]
 
@@ -123,7 +130,8 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
         len(lam) <= len(named),
         program.first,
         program.worst,
-        program.rose,
+        frozenset(program.spent),
+        program.losses,
         max(kinks) / largest if largest else 0.0,
         notes,
     )
@@ -146,7 +154,8 @@ def agreement(directions: Tensor, vector: Tensor, quotients: list[float], *, own
 
     long, wide = inner(got, got) ** 0.5, inner(wanted, wanted) ** 0.5
     cosine = inner(got, wanted) / (long * wide) if long and wide else math.nan
-    return Agreement(cosine, inner(got - wanted, got - wanted) ** 0.5 / (wide or 1.0))
+    length = long / wide if wide else math.inf
+    return Agreement(cosine, inner(got - wanted, got - wanted) ** 0.5 / (wide or 1.0), length)
 
 
 def _directions(own: Tensor) -> list[tuple[str, Tensor]]:

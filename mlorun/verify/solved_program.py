@@ -16,7 +16,6 @@ from mlorun.verify.point import VerificationPoint
 from mlorun.verify.solve import Gradient, Solution, solve
 
 TINY = 20  # parameters of a problem whose gradient is taken by differences of re-solved losses
-ROSE = 1e-6  # relative, by which a loss may be larger after a solve than before
 STENCIL = 2e-3  # of these differences, relative
 
 Values = dict[str, Tensor]  # parameters in one row, by problem
@@ -58,7 +57,8 @@ class SolvedProgram:
         self.start = {name: self._row(name) for name in self._names}
         self.first: dict[str, Solution] = {}
         self.worst: dict[str, float] = {}
-        self.rose: dict[str, tuple[float, float]] = {}
+        self.spent: set[str] = set()
+        self.losses: dict[str, tuple[float, float]] = {}
 
     def checked(self, implicit_is_zero: bool) -> tuple[str, ...]:
         """What the solved program leaves out of the one that runs. Raises DoesNotApply."""
@@ -124,8 +124,9 @@ class SolvedProgram:
         if first:
             self.first[name] = solution
             before, after = (self._value(name, {**values, name: row}) for row in (values[name], solution.theta))
-            if after > before + ROSE * abs(before):
-                self.rose[name] = before, after
+            self.losses[name] = before, after
+        if solution.gradients >= self._budget:
+            self.spent.add(name)
         left = solution.after / solution.scale if solution.scale else 0.0
         self.worst[name] = max(self.worst.get(name, 0.0), left)
         return solution.theta

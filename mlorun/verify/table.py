@@ -18,14 +18,15 @@ from mlorun.verify.program import PointReport
 from mlorun.verify.resolve import Resolved
 from mlorun.verify.solve import SMALL
 from mlorun.verify.suite import Cell
-from mlorun.verify.verdict import FAR, GOOD, LENGTH, UNKNOWN, WRONG_WAY, Verdict
+from mlorun.verify.verdict import FAR, GOOD, LABELS, LENGTH, UNKNOWN, WRONG_WAY
 
 STYLES = {GOOD: "bold green", LENGTH: "bold", UNKNOWN: "bold yellow", FAR: "bold red", WRONG_WAY: "bold red"}
 WIDTH = 130  # of a table that goes to a file or a pipe
 LEGEND = (
     "error: relative, against the estimator's own definition with exact derivatives in float64",
-    "off IFT: relative distance off the implicit function theorem at this point, on that batch; cosine: with the same; "
-    "~ if its solve left a residual. It is the derivative of the solved program only where the lower problem is solved",
+    "off IFT: relative distance from the implicit function theorem's hypergradient at this point, on this batch; "
+    "cosine with it; ~ where its solve left a residual. It is the derivative of the solved program only where the "
+    "lower problem is solved",
 )
 
 
@@ -73,8 +74,8 @@ def show_suite(console: Console, cells: Sequence[Cell]) -> None:
     )
 
 
-def show_point(console: Console, report: PointReport) -> None:
-    """A table an upper problem and point, and what belongs to it."""
+def show_point(console: Console, report: PointReport, before: PointReport | None = None) -> None:
+    """A table an upper problem and point, and what belongs to it, but for what stands at the point before already."""
 
     def table(tight: bool) -> Table:
         headers = ("error", "bound", "off IFT", "cosine", "norm")
@@ -93,46 +94,74 @@ def show_point(console: Console, report: PointReport) -> None:
 
     say(console, f"step {report.step}, {report.upper}", style="bold")
     _show(console, table)
-    gradients = report.cost.seconds / report.lower_gradient_seconds
-    cost = (
-        f"{1000 * report.cost.seconds:.2f} ms ({gradients:.1f} lower gradients), {report.cost.peak_bytes / 1e6:.1f} MB"
-    )
-    say(console, f"cost of the hypergradient: {cost}", indent=2)
-    for line in report.references:
+    if before is None:
+        gradients = report.cost.seconds / report.lower_gradient_seconds
+        milliseconds, megabytes = 1000 * report.cost.seconds, report.cost.peak_bytes / 1e6
+        cost = f"{milliseconds:.2f} ms ({gradients:.1f} lower gradients), {megabytes:.1f} MB"
+        say(console, f"cost of the hypergradient: {cost}", indent=2)
+    for line in report.references if before is None else _new(report.references, before.references):
         say(console, f"reference: {line}", indent=2)
     if report.disturbed:
         say(console, f"a call changes: {', '.join(report.disturbed)}", indent=2, style="bold red")
-    else:
+    elif before is None or before.disturbed:
         kept = "parameters, buffers, optimizer state and random numbers"
         say(console, f"a call leaves {kept} as they were, bit for bit", indent=2)
-    for line in report.explanations:
+    for line in report.explanations if before is None else _new(report.explanations, before.explanations):
         say(console, line, indent=2, style="yellow")
     for line in report.optimality:
         say(console, line, indent=2)
     if isinstance(report.resolved, str):
-        say(console, f"--resolve does not apply: {report.resolved}", indent=2)
+        if before is None or before.resolved != report.resolved:
+            say(console, f"--resolve does not apply: {report.resolved}", indent=2)
     elif report.resolved is not None:
         show_resolved(console, report.resolved)
-    show_verdict(console, report.verdict, "verdict", indent=2)
+    verdict = report.verdict
+    say(console, f"{LABELS[verdict.grade]}: {verdict.text}", indent=2, style=STYLES[verdict.grade])
 
 
-def show_verdict(console: Console, verdict: Verdict, title: str, *, indent: int = 0) -> None:
-    """The verdict, and a line for each reason."""
+def _new(lines: Sequence[str], before: Sequence[str]) -> list[str]:
+    return [line for line in lines if line not in before]
+
+
+def show_verdict(console: Console, worst: PointReport, count: int) -> None:
+    """What is said of one upper problem after `count` points, by the worst of them; a line for each reason."""
+    verdict = worst.verdict
     style = STYLES[verdict.grade]
-    say(console, f"{title}: {verdict.text}", indent=indent, style=style)
+    where = f" at step {worst.step}, the worst of {count} points" if count > 1 else ""
+    say(console, f"{worst.upper}{where}: {verdict.text}", style=style)
     for line in verdict.reasons:
-        say(console, line, indent=indent + 2, style=style)
+        say(console, f"why: {line}", indent=2, style=style)
+
+
+def show_last_line(console: Console, reports: Sequence[PointReport]) -> int:
+    """The verdict of all points in a word, and the exit code that goes with it."""
+    broken = sum(not edge.holds for report in reports for edge in report.edges)
+    disturbed = sum(bool(report.disturbed) for report in reports)
+    total = sum(len(report.edges) for report in reports)
+    worst = max((report.verdict for report in reports), key=lambda verdict: verdict.grade)
+    label, style = LABELS[worst.grade], STYLES[worst.grade]
+    if disturbed:
+        label, style = "NOT CLEAN", STYLES[FAR]
+    if broken:
+        label, style = "NOT AS DEFINED", STYLES[FAR]
+    calls = f"{disturbed} calls left a trace" if disturbed else "no call left a trace"
+    say(
+        console, f"VERDICT: {label}; computed as defined: {total - broken} of {total} bounds hold, {calls}", style=style
+    )
+    return 0 if worst.passes and not broken and not disturbed else 1
 
 
 def show_resolved(console: Console, resolved: Resolved) -> None:
     """How far the solves came, and a row a direction."""
     for name, solution in resolved.solutions.items():
         left, small = resolved.worst[name], SMALL * solution.scale
+        before, after = resolved.losses[name]
         state = "solved again" if left <= SMALL else "NOT solved"
         say(
             console,
-            f"{name} {state}: norm of its gradient {solution.before:.1e} before, {solution.after:.1e} after "
-            f"{solution.gradients} gradients, {left * solution.scale:.1e} at worst beside it (small is {small:.0e})",
+            f"{name} {state}: loss {before:.2e} before, {after:.2e} after {solution.gradients} gradients; norm of its "
+            f"gradient {solution.before:.1e}, {solution.after:.1e}, {left * solution.scale:.1e} at worst beside it "
+            f"(small is {small:.0e})",
             indent=2,
         )
     for line in resolved.notes:
@@ -150,7 +179,7 @@ def show_resolved(console: Console, resolved: Resolved) -> None:
     share = "" if resolved.everywhere else "about "
     compared = (("hypergradient", resolved.whole), ("indirect part", resolved.indirect))
     for title, one in compared[: 2 if resolved.direct else 1]:
-        numbers = f"cosine {share}{_cosine(one.cosine)}, relative error {share}{one.error:.1e}"
+        numbers = f"cosine {share}{_cosine(one.cosine)}, relative distance {share}{one.error:.1e}"
         say(console, f"{title} against the derivative of the solved program: {numbers}", indent=2)
 
 
