@@ -15,7 +15,7 @@ from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.sweep import total
-from mlorun.verify.oracles import CASES, Case, Row
+from mlorun.verify.oracles import CASES, NESTED_CASES, Case, Row
 from mlorun.verify.program import examine, points
 from mlorun.verify.resolve import Resolved, agreement, resolve
 from mlorun.verify.solve import solve
@@ -39,15 +39,15 @@ def exact() -> Implicit:
 
 def resolved(case: Case) -> Resolved:
     """Against the exact hypergradient of the closed form."""
-    point = first_point(oracle(case, exact))
+    point = first_point(oracle(case, exact), upper=case.upper)
     indirect = total(point.estimate(), case.upper)
     assert indirect is not None
     return resolve(point, indirect, implicit_is_zero=False, budget=BUDGET)
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", [*CASES, *NESTED_CASES])
 def test_re_solving_agrees_with_the_exact_hypergradient_of_every_closed_form(name: str) -> None:
-    made = resolved(CASES[name]())
+    made = resolved({**CASES, **NESTED_CASES}[name]())
     assert made.solved and made.kink < 1e-2
     assert made.whole.error < 1e-5 and made.indirect.error < 1e-5
     assert made.whole.cosine == pytest.approx(1, abs=1e-9)
