@@ -14,7 +14,7 @@ def partial_gradients(
     value: Tensor, inputs: Sequence[Tensor], *, create_graph: bool = False, retain_graph: bool = False
 ) -> tuple[Tensor | None, ...]:
     """d value / d inputs for a () value; None for an input that it does not depend on."""
-    if not value.requires_grad:
+    if not value.requires_grad or not inputs:
         return (None,) * len(inputs)
     return torch.autograd.grad(
         value, inputs, create_graph=create_graph, retain_graph=create_graph or retain_graph, allow_unused=True

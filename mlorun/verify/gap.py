@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from mlorun.hypergradient import vectors
@@ -36,12 +37,18 @@ class Watched(Solver):
         return x, after
 
 
-def gap(estimate: Hypergradient, watched: Watched | None, hyperparameters: int) -> str | None:
+def gap(estimate: Hypergradient, watched: Watched | None, below: Sequence[str], hyperparameters: int) -> str | None:
     """None where there is none, or none that can be named.
 
     watched           the solve of an implicit estimator, as it went
+    below             problems that answer this one
     hyperparameters   how many are differentiated in
     """
+    if below and estimate.needs.nested in ("own_loss", "gauss_newton") and isinstance(estimate, Implicit):
+        names = " and ".join(below)
+        if estimate.needs.nested == "own_loss":
+            return f"nested: own_loss takes second derivatives of its own loss alone, as if {names} did not answer it"
+        return f"nested: gauss_newton holds constant by how much {names} answer it"
     if isinstance(estimate, Implicit) and watched is not None:
         if watched.residual <= SMALL_RESIDUAL or math.isnan(watched.residual):
             return None

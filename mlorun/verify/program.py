@@ -7,10 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError
+from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
-from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.sweep import Carries, Edges, total
 from mlorun.hypergradient.vectors import Vector
@@ -127,7 +127,7 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
     carries = _as_defined(point.carries)
     got = point.estimate()
     wanted = point.reference({n: d.estimate for n, d in definitions.items()}, carries)
-    ift, solves = implicit_edges(point, second)
+    ift, solves, in_part = implicit_edges(point, second)
     solved = all(solve.reached for solve in solves.values())
     bounds = _bounds(point, definitions, wanted, carries)
     edges = tuple(
@@ -161,7 +161,7 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
             explanations.append(f"{edge.lower}: {why}")
     answering = {edge.lower for edge in edges if not math.isnan(edge.off_ift)}
     references = [
-        f"{node}: {definitions[node].what}, in {point.precision}"
+        f"{node}: {definitions[node].what}{_total(point, node)}, in {point.precision}"
         + ("" if node in answering else "; off IFT: -, for the optimum of its loss depends on nobody above")
         for node in point.nodes
     ]
@@ -182,6 +182,7 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
         again,
         resolved if isinstance(resolved, Resolved) else None,
         tuple(f"{node}: {why}" for node, each in definitions.items() if (why := _gap(point, node, each)) is not None),
+        in_part,
     )
     return PointReport(
         step,
@@ -198,9 +199,16 @@ def examine(step: int, point: VerificationPoint, resolve_budget: int | None = No
     )
 
 
+def _total(point: VerificationPoint, node: str) -> str:
+    if not point.engine.graph.nodes_on_paths(node) or point.engine.adjoint.estimate(node).needs.nested == "own_loss":
+        return ""
+    return " of its total loss, which is the estimator's own (--resolve shares nothing with it)"
+
+
 def _gap(point: VerificationPoint, node: str, by_definition: Definition) -> str | None:
     estimate = point.engine.adjoint.estimate(node)
-    return gap(estimate, by_definition.solve, sum(t.numel() for t in point.views.theta(point.upper)))
+    below = point.engine.graph.nodes_on_paths(node)
+    return gap(estimate, by_definition.solve, below, sum(t.numel() for t in point.views.theta(point.upper)))
 
 
 def _agreement(got: Vector | None, wanted: Vector | None) -> Agreement | None:
@@ -235,16 +243,24 @@ def _bounds(
 
 def implicit_edges(
     point: VerificationPoint, second: Mapping[str, SecondDerivatives] | None = None
-) -> tuple[Edges, dict[str, ExactOrFinest]]:
-    """-B H^-1 v of every edge, in float64, and by which solve for each lower problem.
+) -> tuple[Edges, dict[str, ExactOrFinest], str | None]:
+    """-B H^-1 v of every edge, in float64; by which solve for each lower problem; and, where no total loss can be
+    differentiated, why, so that those are of each problem's own loss.
 
     second   of every lower problem's loss, where that is known already
     """
     if second is None:
         second = {node: second_derivatives(level) for node, level in point.levels().items()}
-    solves = {node: ExactOrFinest() for node in point.nodes}
-    estimates = {node: implicit(solve, "after", "full", second[node]) for node, solve in solves.items()}
-    return point.reference(estimates), solves
+
+    def taken(nested: Nested) -> tuple[Edges, dict[str, ExactOrFinest]]:
+        solves = {node: ExactOrFinest() for node in point.nodes}
+        estimates = {node: implicit(solve, "after", nested, second[node]) for node, solve in solves.items()}
+        return point.reference(estimates), solves
+
+    try:
+        return *taken("full"), None
+    except GraphError as refused:
+        return *taken("own_loss"), refused.message
 
 
 def _steps(engine: Engine, name: str, step: int) -> bool:

@@ -23,6 +23,8 @@ from mlorun.verify.solved_program import SolvedProgram
 DIRECTIONS = 4  # random ones, beside the hypergradient's own
 STEP = 1e-4  # h, in units of norm(lam), or of 1 where that is shorter
 NESTED_STEP = 1e-3  # the same where a loss of a solved problem stands in another loss
+ROUNDINGS = 100  # of the upper loss in a quotient
+STATIONARY = 1e-6  # of what a step changes at second order, below which a quotient is 0
 KINK = 0.05  # of the largest quotient: above it the two sides of a quotient are at odds
 
 
@@ -62,6 +64,7 @@ class Resolved:
     spent        problems of which some solve took the whole budget
     losses       by problem, its loss before and after its first solve
     kink         how far the two sides of the quotients are apart
+    noise        up to where a quotient is 0
     """
 
     directions: tuple[Direction, ...]
@@ -74,7 +77,13 @@ class Resolved:
     spent: frozenset[str]
     losses: Mapping[str, tuple[float, float]]
     kink: float
+    noise: float
     notes: tuple[str, ...]
+
+    @property
+    def both_zero(self) -> bool:
+        """Whether the indirect part is 0 to rounding, by the hypergradient and by the quotients."""
+        return all(max(abs(row.indirect_slope), abs(row.indirect_quotient)) <= self.noise for row in self.directions)
 
     @property
     def solved(self) -> bool:
@@ -122,6 +131,7 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
         kinks.append(abs(ahead + behind - 2 * middle) / (2 * step))
     matrix = torch.stack([along for _, along in named], dim=1)
     largest = max(abs(row.quotient) for row in rows)
+    noise = max(ROUNDINGS * torch.finfo(lam.dtype).eps * abs(middle) / step, STATIONARY * max(kinks))
     return Resolved(
         tuple(rows),
         agreement(matrix, whole, [row.quotient for row in rows], own=bool(whole.norm() > 0)),
@@ -132,7 +142,8 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
         program.worst,
         frozenset(program.spent),
         program.losses,
-        max(kinks) / largest if largest else 0.0,
+        max(kinks) / largest if largest and max(kinks) > noise else 0.0,
+        noise,
         notes,
     )
 

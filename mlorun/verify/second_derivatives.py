@@ -112,11 +112,11 @@ def second_derivatives(level: Level) -> SecondDerivatives:
     missing = graph is None
     for _ in range(PAIRS):
         x, y = (_direction(level.theta, draws) for _ in range(2))
-        u = _direction(lam, draws)
+        u = _direction(lam, draws) if lam else ()
         backward = None if graph is None else _by_double_backward(graph, x, y, u)
         across = None if graph is None else _by_double_backward(graph, y, x, u)
         missing = missing or backward is None
-        by_gradient = float(vectors.dot(gradient, x) + vectors.dot(gradient_of_lam, u))
+        by_gradient = float(vectors.dot(gradient, x)) + _dot(gradient_of_lam, u)
         for radius in radii(level.theta):
             sides = [(_moved(level.theta, x, s * radius), _moved(lam, u, s * radius)) for s in (1, -1)]
             both = [float(level.loss(theta, level.split_lam(at)).detach()) for theta, at in sides]
@@ -127,7 +127,7 @@ def second_derivatives(level: Level) -> SecondDerivatives:
             noise = eps * float(vectors.norm(gradient) * vectors.norm(x))
             slopes.add(by_gradient, (both[0] - both[1]) / (2 * radius), eps * abs(both[0]))
             of_theta = slope(x, by_lam, radius)
-            orders.add(of_theta, slope(u, of_lam, radius), noise)
+            orders.add(of_theta, slope(u, of_lam, radius) if lam else of_theta, noise)
             if backward is not None and across is not None:
                 mixed.add(of_theta, backward[0], noise)
                 hessian.add(slope(y, by_theta, radius), backward[1], noise)
@@ -187,7 +187,7 @@ def _by_double_backward(
         filled = autograd.gradient(along, (*theta, *lam), retain_graph=True)
     except Unsupported:
         return None
-    return float(vectors.dot(u, filled[len(theta) :])), float(vectors.dot(y, filled[: len(theta)]))
+    return _dot(u, filled[len(theta) :]), float(vectors.dot(y, filled[: len(theta)]))
 
 
 def _direction(like: Vector, draws: torch.Generator) -> Vector:
@@ -197,4 +197,8 @@ def _direction(like: Vector, draws: torch.Generator) -> Vector:
 
 
 def _moved(point: Vector, direction: Vector, step: float) -> Vector:
-    return vectors.add(point, direction, alpha=step)
+    return vectors.add(point, direction, alpha=step) if point else ()
+
+
+def _dot(x: Vector, y: Vector) -> float:
+    return float(vectors.dot(x, y)) if x else 0.0

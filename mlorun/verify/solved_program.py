@@ -1,4 +1,4 @@
-"""The lower problems of one point as functions of the upper parameters: each solved, in the order of execution."""
+"""The lower problems of one point as functions of the upper parameters: each solved after those it depends on."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
+from mlorun.errors import GraphError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify import autograd
@@ -26,22 +27,21 @@ class DoesNotApply(Exception):
 
 
 def responding(graph: ProblemGraph, upper: str) -> tuple[str, ...]:
-    """The problems below `upper` whose optimum changes with it, in order of execution: their losses read it, or the
-    parameters of another that changes."""
-    below, answer = graph.below(upper), set(graph.u2l[upper])
-    while True:
-        more = {
-            name
-            for name in below - answer
-            if answer.intersection(graph.lowers[name]) or any(name in graph.u2l[other] for other in answer)
-        }
-        if not more:
-            return tuple(name for name in graph.order if name in answer and name in below)
-        answer |= more
+    """The problems below `upper` whose optimum changes with it, each after those that it depends on.
+
+    Raises DoesNotApply where two problems answer each other.
+    """
+    try:
+        return tuple(reversed(graph.sweep_order(upper)))
+    except GraphError as circle:
+        raise DoesNotApply(circle.message) from None
 
 
 class SolvedProgram:
-    """The lower problems of one point as functions of the upper parameters, solved in the order of execution."""
+    """The lower problems of one point as functions of the upper parameters.
+
+    Raises DoesNotApply where two of them answer each other.
+    """
 
     def __init__(self, point: VerificationPoint, budget: int) -> None:
         self._point = point

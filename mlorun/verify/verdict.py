@@ -57,6 +57,7 @@ class Evidence:
     detached    lower problems whose loss detaches something that depends on their own parameters
     again       distance of its slope from a difference quotient of the inner loop run again; None where not taken
     resolved    against the solved program, where that was asked for
+    partial     why the implicit function theorem's could be taken in part alone; None where it is whole
     gaps        what the estimators leave out of that derivative by their own definition, one line each
     """
 
@@ -66,6 +67,7 @@ class Evidence:
     again: float | None
     resolved: Resolved | None
     gaps: Sequence[str] = ()
+    partial: str | None = None
 
 
 def judge(evidence: Evidence) -> Verdict:
@@ -88,6 +90,8 @@ def _by_the_formula(evidence: Evidence, implicit: Agreement) -> Verdict:
         if (trouble := unsolved(name, solve.optimality)) is not None:
             reasons.append(f"{trouble}: the implicit formula itself is not the derivative of the solved program here")
     reasons += [f"{name}: {MOVING}" for name in evidence.detached]
+    if evidence.partial is not None:
+        reasons.append(f"the formula leaves out how problems below a steered one answer it: {evidence.partial}")
     if reasons:
         return Verdict(UNKNOWN, f"{text}, and that is no reference here; see --resolve", tuple(reasons))
     left = [f"{name} {solve.residual:.0e}" for name, solve in evidence.solves.items() if not solve.reached]
@@ -159,9 +163,11 @@ def _by_resolving(resolved: Resolved) -> Verdict:
     solved_is_zero = resolved.indirect.length >= 1 / ZERO
     indirect = replace(resolved.indirect, length=math.inf) if solved_is_zero else resolved.indirect
     grade, text = _compared(indirect, "the derivative of the solved program")
+    if resolved.both_zero:
+        grade, text = GOOD, "agrees with the derivative of the solved program: both are 0 to rounding"
     reasons, doubts = [], []
     own = next((row for row in resolved.directions if row.name == "along itself"), None)
-    if own is not None and own.slope * own.quotient < 0:
+    if own is not None and own.slope * own.quotient < 0 and abs(own.quotient) > resolved.noise:
         reasons.append("along the whole hypergradient, direct part included, the re-solved loss falls")
         grade = WRONG_WAY
     for name in resolved.unsolved:
@@ -180,7 +186,7 @@ def _by_resolving(resolved: Resolved) -> Verdict:
                 f"{name}, solved, fits its batch (loss {after:.0e}), whatever the upper parameters are: nothing is "
                 "left to differentiate. Weight decay in its optimizer, a larger batch or a smaller module changes that"
             )
-    if resolved.kink > KINK:
+    if resolved.kink > KINK and not resolved.both_zero:
         doubts.append(
             f"the re-solved loss bends or jumps within the step of the quotients ({_percent(resolved.kink)} of them)"
         )

@@ -83,9 +83,9 @@ def first_point(made: Engine, steps: int = 1, upper: str | None = None) -> Verif
     return next(point for _, point, last in taken if last and upper in (None, point.upper))
 
 
-def report(made: Engine, *, steps: int = 1, budget: int | None = None) -> PointReport:
+def report(made: Engine, *, steps: int = 1, budget: int | None = None, upper: str | None = None) -> PointReport:
     """Of that point."""
-    return examine(steps, first_point(made, steps), budget)
+    return examine(steps, first_point(made, steps, upper), budget)
 
 
 def identity() -> Hypergradient:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import pytest
 import torch
@@ -11,16 +11,22 @@ from torch import Tensor, nn
 import mlorun
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimator import Nested
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.sweep import total
 from mlorun.verify.oracles import CASES, NESTED_CASES, Case, Row
-from mlorun.verify.program import examine, points
+from mlorun.verify.point import VerificationPoint
+from mlorun.verify.program import PointReport, examine, points
 from mlorun.verify.resolve import Resolved, agreement, resolve
 from mlorun.verify.solve import solve
-from mlorun.verify.solved_program import DoesNotApply, responding
-from mlorun.verify.verdict import FAR, GOOD
+from mlorun.verify.solved_program import DoesNotApply, SolvedProgram, responding
+from mlorun.verify.suite import relative
+from mlorun.verify.verdict import FAR, GOOD, LENGTH, UNKNOWN
+from tests.hypergradient.test_nested import PROGRAMS
+from tests.hypergradient.test_nested import exact as exact_of
+from tests.hypergradient.test_nested import program as nested_program
 from tests.verify.programs import first_point, identity, oracle, program, report, ridge_losses, row_of
 
 BUDGET = 2000
@@ -150,7 +156,7 @@ def test_a_large_middle_problem_is_refused_by_name() -> None:
 
 
 def test_who_responds_is_who_reads_a_problem_that_changes() -> None:
-    assert responding(NESTED, "top") == ("bottom", "middle")
+    assert responding(NESTED, "top") == ("middle", "bottom")
     assert responding(NESTED, "middle") == ("bottom",)
     assert responding(CASES["Q5 diamond"]().graph, "top") == ("base", "left", "right")
 
@@ -192,3 +198,69 @@ def test_what_updates_settle_at_is_solved_for_even_through_a_stop_gradient() -> 
     # theta* = 2 lam, so that dF/dlam = 4 lam; the Hessian of the loss, 1, gives half of it
     assert made.resolved.directions[0].quotient == pytest.approx(4 * float(up.norm()), rel=1e-5)
     assert made.resolved.directions[0].slope == pytest.approx(2 * float(up.norm()), rel=1e-5)
+
+
+def nested_reports(mode: Nested, budget: int | None) -> dict[str, PointReport]:
+    """Of both upper problems of Q8."""
+    made = oracle(NESTED_CASES["Q8 nested"](), lambda: Implicit(Exact(0.0, 100), ForwardOverReverse(), "after", mode))
+    return {point.upper: examine(step, point, budget) for step, point, _ in points(made, 1, 1)}
+
+
+@pytest.mark.parametrize("budget", [None, BUDGET])
+def test_a_nested_program_is_judged_by_the_formula_and_by_re_solving(budget: int | None) -> None:
+    full, own = nested_reports("full", budget), nested_reports("own_loss", budget)
+    assert all(report.holds for report in (*full.values(), *own.values()))
+    assert full["top"].verdict.grade == full["middle"].verdict.grade == GOOD
+    assert "to rounding" in full["middle"].verdict.text or budget is None, "its hypergradient is 0 there"
+    assert own["top"].verdict.grade == LENGTH, "off by what the bottom problem answers"
+    assert (
+        own["top"].verdict.reasons[-1].startswith("middle: nested: own_loss takes second derivatives of its own loss")
+    )
+    assert "total loss" in full["top"].references[0] and "total loss" not in own["top"].references[0]
+
+
+def test_two_problems_that_answer_each_other_are_refused_by_name() -> None:
+    reads = {"top": ("one", "two"), "one": ("low", "top"), "two": ("low",), "low": ("one", "two")}
+    graph = ProblemGraph.build(
+        list(reads),
+        {"top": ["one"], "one": ["low"], "two": ["low"]},
+        {"low": ["one", "two"], "one": ["top"], "two": ["top"]},
+    )
+
+    def loss(name: str) -> Callable[[Mapping[str, Tensor]], Tensor]:
+        return lambda p: sum((p[name] - p[other] / 4 - 1).square().sum() for other in reads[name])  # type: ignore[return-value]
+
+    case = Case(
+        {name: loss(name) for name in reads},
+        dict.fromkeys(reads, torch.ones(1)),
+        graph,
+        "top",
+        torch.ones(1),
+        {},
+        {},
+        {},
+    )
+    made = report(
+        oracle(case, lambda: Implicit(Exact(0.0, 100), ForwardOverReverse(), "after", "own_loss")),
+        budget=BUDGET,
+        upper="top",
+    )
+    assert isinstance(made.resolved, str) and "two and one answer each other" in made.resolved
+    assert made.verdict.grade == UNKNOWN
+    assert any("leaves out how problems below a steered one answer it" in reason for reason in made.verdict.reasons)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in PROGRAMS if "four levels" not in kind])
+def test_a_nested_program_is_solved_as_newtons_method_solves_it(kind: str) -> None:
+    made = nested_program(*PROGRAMS[kind], decay=0.3)
+    engine = made.engine("top", exact_of("full"), record_all=True)
+    solved_program = SolvedProgram(VerificationPoint(engine, "top"), BUDGET)
+    at = solved_program.lam
+    rows = []
+    for unit in torch.eye(len(at)):
+        sides = [at + s * 1e-3 * unit for s in (1, -1)]
+        ahead, behind = (
+            solved_program.upper_loss(side, solved_program.solved(side, solved_program.start)) for side in sides
+        )
+        rows.append((ahead - behind) / 2e-3)
+    assert relative(torch.tensor(rows), made.slope("top")) < 1e-4
