@@ -7,7 +7,7 @@ mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is config
                                       state or random numbers; and, the verdict, how far it is from the derivative of
                                       the solved program, and why
 
-  --points N           how many points for each upper problem (3)
+  --points N           how many points for each upper problem (3; with --resolve, 2)
   --steps N            the global steps that they are spread over, from the first possible one (50)
   --resolve            take that derivative by its definition: solve the lower problems again beside each point
   --resolve-budget N   the same, with at most N gradients a solve (2000)
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from mlorun.hypergradient.estimator import Hypergradient
     from mlorun.verify.point import VerificationPoint
 
-POINTS, STEPS, RESOLVE_BUDGET = 3, 50, 2000
+POINTS, RESOLVED_POINTS, STEPS, RESOLVE_BUDGET = 3, 2, 50, 2000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -55,7 +55,7 @@ def main(args: list[str]) -> int:
     parser = _Parser(prog="mlorun verify", add_help=False, allow_abbrev=False)
     parser.add_argument("--all", action="store_true", dest="everything")
     parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--points", type=_count, metavar="N", default=POINTS)
+    parser.add_argument("--points", type=_count, metavar="N")
     parser.add_argument("--resolve", action="store_true")
     parser.add_argument("--resolve-budget", type=_count, metavar="N")
     parser.add_argument("--steps", type=_count, metavar="N", default=STEPS)
@@ -79,7 +79,8 @@ def main(args: list[str]) -> int:
             parser.error("--all and --plot compare estimators on a program: name one, experiment=...")
         return _suite()
     everything = options.everything or bool(options.plot)
-    return _program(overrides, options.points, options.steps, everything, options.plot, budget)
+    points = options.points or (POINTS if budget is None else RESOLVED_POINTS)
+    return _program(overrides, points, options.steps, everything, options.plot, budget)
 
 
 def _count(text: str) -> int:
@@ -150,7 +151,7 @@ def _program(
         say(console, line, style="dim")
     for upper in dict.fromkeys(report.upper for report in reports):
         mine = [report for report in reports if report.upper == upper]
-        show_verdict(console, max(mine, key=lambda report: report.verdict.grade), len(mine))
+        show_verdict(console, max(mine, key=lambda report: report.verdict.badness), len(mine))
     return show_last_line(console, reports)
 
 

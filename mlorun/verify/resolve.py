@@ -83,7 +83,12 @@ class Resolved:
     @property
     def both_zero(self) -> bool:
         """Whether the indirect part is 0 to rounding, by the hypergradient and by the quotients."""
-        return all(max(abs(row.indirect_slope), abs(row.indirect_quotient)) <= self.noise for row in self.directions)
+        return self.solved_is_zero and all(abs(row.indirect_slope) <= self.noise for row in self.directions)
+
+    @property
+    def solved_is_zero(self) -> bool:
+        """Whether the quotients are 0 to rounding."""
+        return all(abs(row.indirect_quotient) <= self.noise for row in self.directions)
 
     @property
     def solved(self) -> bool:

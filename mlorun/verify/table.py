@@ -179,6 +179,8 @@ def show_resolved(console: Console, resolved: Resolved) -> None:
     share = "" if resolved.everywhere else "about "
     compared = (("hypergradient", resolved.whole), ("indirect part", resolved.indirect))
     for title, one in compared[: 2 if resolved.direct else 1]:
+        if math.isnan(one.cosine):
+            continue
         numbers = f"cosine {share}{_cosine(one.cosine)}, relative distance {share}{one.error:.1e}"
         say(console, f"{title} against the derivative of the solved program: {numbers}", indent=2)
 

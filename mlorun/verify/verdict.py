@@ -36,11 +36,17 @@ LABELS = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """Of one upper problem at one point: its grade, in one sentence, and the reasons."""
+    """Of one upper problem at one point: its grade, in one sentence, and the reasons; and the cosine behind it."""
 
     grade: int
     text: str
     reasons: tuple[str, ...] = ()
+    cosine: float = math.nan
+
+    @property
+    def badness(self) -> tuple[int, float]:
+        """Larger is worse."""
+        return self.grade, 0.0 if math.isnan(self.cosine) else -self.cosine
 
     @property
     def passes(self) -> bool:
@@ -73,11 +79,11 @@ class Evidence:
 def judge(evidence: Evidence) -> Verdict:
     """Against the solved program where there is one, else as far as the implicit function theorem goes."""
     if evidence.resolved is not None:
-        verdict = _by_resolving(evidence.resolved)
+        verdict = replace(_by_resolving(evidence.resolved), cosine=evidence.resolved.indirect.cosine)
     elif evidence.implicit is None:
         return _by_running_again(evidence.again)
     else:
-        verdict = _by_the_formula(evidence, evidence.implicit)
+        verdict = replace(_by_the_formula(evidence, evidence.implicit), cosine=evidence.implicit.cosine)
     if verdict.grade == GOOD:
         return verdict
     return replace(verdict, reasons=(*verdict.reasons, *evidence.gaps))
@@ -137,9 +143,9 @@ def _compared(agreement: Agreement, whose: str) -> tuple[int, str]:
     if math.isnan(cosine) and not off:
         return GOOD, f"agrees with {whose}, which is 0"
     if length <= ZERO:
-        return FAR, f"zero, which {whose} is not"
+        return FAR, f"0, while {whose} is not"
     if math.isinf(length):
-        return FAR, f"not zero, which {whose} is"
+        return FAR, f"not 0, while {whose} is"
     if cosine < 0:
         return WRONG_WAY, f"points the wrong way (cosine {cosine:.2f} with {whose})"
     if cosine < SAME_DIRECTION:
@@ -147,7 +153,8 @@ def _compared(agreement: Agreement, whose: str) -> tuple[int, str]:
     if off <= AGREES:
         return GOOD, f"agrees with {whose} (relative distance {off:.0e})"
     grade = LENGTH if 1 / LONGEST <= length <= LONGEST else FAR
-    return grade, f"near the direction of {whose} (cosine {cosine:.4f}), {length:.2g} times as long"
+    long = "about as long" if abs(length - 1) <= AGREES else f"{length:.2g} times as long"
+    return grade, f"near the direction of {whose} (cosine {cosine:.4f}), {long}"
 
 
 def _by_running_again(again: float | None) -> Verdict:
@@ -160,11 +167,11 @@ def _by_running_again(again: float | None) -> Verdict:
 
 
 def _by_resolving(resolved: Resolved) -> Verdict:
-    solved_is_zero = resolved.indirect.length >= 1 / ZERO
-    indirect = replace(resolved.indirect, length=math.inf) if solved_is_zero else resolved.indirect
-    grade, text = _compared(indirect, "the derivative of the solved program")
+    grade, text = _compared(resolved.indirect, "the derivative of the solved program")
     if resolved.both_zero:
         grade, text = GOOD, "agrees with the derivative of the solved program: both are 0 to rounding"
+    elif resolved.solved_is_zero:
+        grade, text = FAR, "not 0, while the derivative of the solved program is"
     reasons, doubts = [], []
     own = next((row for row in resolved.directions if row.name == "along itself"), None)
     if own is not None and own.slope * own.quotient < 0 and abs(own.quotient) > resolved.noise:
@@ -181,7 +188,7 @@ def _by_resolving(resolved: Resolved) -> Verdict:
                 f"the solve of {name} ended where its loss is larger, {after:.3g} after {before:.3g}: a place where "
                 "its gradient is 0, and not the minimum that a run looks for"
             )
-        elif 0 <= after <= FITTED * before and solved_is_zero:
+        elif 0 <= after <= FITTED * before and resolved.solved_is_zero:
             doubts.append(
                 f"{name}, solved, fits its batch (loss {after:.0e}), whatever the upper parameters are: nothing is "
                 "left to differentiate. Weight decay in its optimizer, a larger batch or a smaller module changes that"

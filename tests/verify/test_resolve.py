@@ -10,12 +10,14 @@ from torch import Tensor, nn
 
 import mlorun
 from mlorun.core.program.graph import ProblemGraph
+from mlorun.core.program.problem import Problem
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Nested
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.sweep import total
+from mlorun.verify.exact import ExactOrFinest
 from mlorun.verify.oracles import CASES, NESTED_CASES, Case, Row
 from mlorun.verify.point import VerificationPoint
 from mlorun.verify.program import PointReport, examine, points
@@ -72,7 +74,7 @@ def test_it_disagrees_with_an_estimator_that_is_not_the_derivative() -> None:
 def test_first_order_is_zero_where_the_derivative_is_not() -> None:
     alpha, theta, upper, lower = ridge_losses()
     made = report(program((Row(alpha), upper), (Row(theta), lower), FirstOrder()), budget=BUDGET)
-    assert made.verdict.grade == FAR and made.verdict.text.startswith("zero")
+    assert made.verdict.grade == FAR and made.verdict.text.startswith("0, while")
 
 
 def test_weight_decay_of_the_optimizer_is_part_of_what_is_solved() -> None:
@@ -264,3 +266,34 @@ def test_a_nested_program_is_solved_as_newtons_method_solves_it(kind: str) -> No
         )
         rows.append((ahead - behind) / 2e-3)
     assert relative(torch.tensor(rows), made.slope("top")) < 1e-4
+
+
+def test_a_lower_problem_that_fits_its_batch_leaves_nothing_to_differentiate() -> None:
+    def lower(p: Mapping[str, Problem]) -> Tensor:
+        low, up = row_of(p["low"]), row_of(p["up"])
+        return (up.exp() * (low - 1).square()).sum()
+
+    made = report(
+        program(
+            (Row(torch.zeros(2)), lambda p: row_of(p["low"]).square().sum()), (Row(torch.zeros(2)), lower), identity()
+        ),  # type: ignore[arg-type]
+        budget=BUDGET,
+    )
+    assert made.verdict.grade == UNKNOWN and made.verdict.text.startswith("not 0, while")
+    assert any("fits its batch" in reason for reason in made.verdict.reasons)
+
+
+def test_the_dense_solve_sees_the_weight_decay_and_keeps_its_largest_residual() -> None:
+    alpha, theta, upper, lower = ridge_losses()
+
+    def decayed(parameters: object) -> torch.optim.Optimizer:
+        return torch.optim.SGD(parameters, lr=0.1, weight_decay=0.5)  # type: ignore[arg-type]
+
+    engine = program((Row(alpha), upper), (Row(theta), lower), exact(), optimizer=decayed, unroll_steps=400)
+    level = first_point(engine, 400).levels()["low"]
+    solver = ExactOrFinest()
+    solver(level, tuple(torch.ones_like(t) for t in level.theta), None)
+    assert solver.optimality is not None and solver.optimality.gradient < 1e-8 and solver.optimality.step < 1e-8
+    solver.residual = 0.5
+    solver(level, tuple(torch.ones_like(t) for t in level.theta), None)
+    assert solver.residual == 0.5 and not solver.reached
