@@ -80,6 +80,8 @@ def judge(evidence: Evidence) -> Verdict:
     """Against the solved program where there is one, else as far as the implicit function theorem goes."""
     if evidence.resolved is not None:
         verdict = replace(_by_resolving(evidence.resolved), cosine=evidence.resolved.indirect.cosine)
+        if verdict.grade != GOOD:
+            verdict = replace(verdict, reasons=(*verdict.reasons, *_away(evidence)))
     elif evidence.implicit is None:
         return _by_running_again(evidence.again)
     else:
@@ -91,11 +93,7 @@ def judge(evidence: Evidence) -> Verdict:
 
 def _by_the_formula(evidence: Evidence, implicit: Agreement) -> Verdict:
     grade, text = _compared(implicit, "the implicit function theorem's")
-    reasons = []
-    for name, solve in evidence.solves.items():
-        if (trouble := unsolved(name, solve.optimality)) is not None:
-            reasons.append(f"{trouble}: the implicit formula itself is not the derivative of the solved program here")
-    reasons += [f"{name}: {MOVING}" for name in evidence.detached]
+    reasons = _away(evidence)
     if evidence.partial is not None:
         reasons.append(f"the formula leaves out how problems below a steered one answer it: {evidence.partial}")
     if reasons:
@@ -110,6 +108,14 @@ def _by_the_formula(evidence: Evidence, implicit: Agreement) -> Verdict:
     if grade == GOOD:
         text += ": the lower problems are solved here, so it is the derivative of the solved program"
     return Verdict(grade, text)
+
+
+def _away(evidence: Evidence) -> list[str]:
+    """Why the implicit function theorem does not hold at the point."""
+    troubles = [unsolved(name, solve.optimality) for name, solve in evidence.solves.items()]
+    formula = "the implicit formula itself is not the derivative of the solved program here"
+    reasons = [f"{trouble}: {formula}" for trouble in troubles if trouble is not None]
+    return reasons + [f"{name}: {MOVING}" for name in evidence.detached]
 
 
 def unsolved(name: str, at: Optimality | None) -> str | None:
@@ -153,7 +159,7 @@ def _compared(agreement: Agreement, whose: str) -> tuple[int, str]:
     if off <= AGREES:
         return GOOD, f"agrees with {whose} (relative distance {off:.0e})"
     grade = LENGTH if 1 / LONGEST <= length <= LONGEST else FAR
-    long = "about as long" if abs(length - 1) <= AGREES else f"{length:.2g} times as long"
+    long = "about as long" if abs(length - 1) <= AGREES else f"{length:.3g} times as long"
     return grade, f"near the direction of {whose} (cosine {cosine:.4f}), {long}"
 
 

@@ -276,7 +276,7 @@ def test_a_lower_problem_that_fits_its_batch_leaves_nothing_to_differentiate() -
     made = report(
         program(
             (Row(torch.zeros(2)), lambda p: row_of(p["low"]).square().sum()), (Row(torch.zeros(2)), lower), identity()
-        ),  # type: ignore[arg-type]
+        ),
         budget=BUDGET,
     )
     assert made.verdict.grade == UNKNOWN and made.verdict.text.startswith("not 0, while")
