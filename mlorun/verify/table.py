@@ -130,7 +130,7 @@ def show_verdict(console: Console, worst: PointReport, count: int) -> None:
     where = f" at step {worst.step}, the worst of {count} points" if count > 1 else ""
     say(console, f"{worst.upper}{where}: {verdict.text}", style=style)
     for line in verdict.reasons:
-        say(console, f"why: {line}", indent=2, style=style)
+        say(console, f"{'note' if verdict.grade == GOOD else 'why'}: {line}", indent=2, style=style)
 
 
 def show_last_line(console: Console, reports: Sequence[PointReport]) -> int:

@@ -10,9 +10,11 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.utils import parametrizations
+from torch.utils.checkpoint import checkpoint
 
 from mlorun.core.program.problem import Problem
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.verify.oracles import Row
@@ -52,6 +54,20 @@ class CutSquare(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> Tensor:
         doubled: Tensor = 2 * slope.detach() * ctx.kept
         return doubled
+
+
+class HalfProduct(torch.autograd.Function):
+    """a b, whose backward holds b constant: its Hessian by double backward is not symmetric."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor) -> Tensor:
+        ctx.save_for_backward(a, b)
+        return a * b
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        a, b = ctx.saved_tensors
+        return slope * b.detach(), slope * a
 
 
 class Net(nn.Module):
@@ -151,3 +167,28 @@ def test_an_honest_loss_has_one_second_derivative() -> None:
 def test_a_detach_of_the_lower_parameters_alone_is_no_fault_of_double_backward() -> None:
     second = second_of(lambda p: (row_of(p["low"]).detach().exp() * row_of(p["low"]) * row_of(p["up"])).sum())
     assert second.moving_detached and not second.backward_is_wrong
+
+
+def test_beside_a_detach_a_wrong_double_backward_is_seen_by_its_hessian() -> None:
+    """A detach explains two numbers for one second derivative, and no Hessian that is not symmetric."""
+
+    def lower(kernel: Callable[..., Tensor]) -> Loss:
+        def loss(p: Mapping[str, Problem]) -> Tensor:
+            low, up = row_of(p["low"]), row_of(p["up"])
+            return (low.detach().exp() * low * up).sum() + kernel(low[:-1], low[1:]).sum()
+
+        return loss
+
+    right, wrong = second_of(lower(torch.mul)), second_of(lower(HalfProduct.apply))
+    assert not right.backward_is_wrong and wrong.backward_is_wrong
+    assert "its Hessian" in wrong.fault
+
+
+def test_recomputed_activations_are_no_fault() -> None:
+    def lower(p: Mapping[str, Problem]) -> Tensor:
+        low, up = row_of(p["low"]), row_of(p["up"])
+        kept: Tensor = checkpoint(lambda x: (x.exp() * up).sin(), low, use_reentrant=False)
+        return kept.sum() + low.square().sum()
+
+    made = rows(lower, Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"))
+    assert made.holds and not made.explanations

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import pytest
 import torch
 
+from mlorun.core.program.problem import Problem
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimators.evolution import Evolution
 from mlorun.hypergradient.estimators.implicit import Implicit
@@ -114,6 +116,19 @@ def test_a_cosine_and_a_length_are_graded(agreement: Agreement, grade: int) -> N
     verdict = judge(Evidence(agreement, {}, [], None, None, ("for a reason",)))
     assert verdict.grade == grade and verdict.passes == (grade in (GOOD, LENGTH))
     assert verdict.reasons == (() if grade == GOOD else ("for a reason",))
+
+
+def test_what_a_loss_detaches_of_its_own_parameters_is_a_reason() -> None:
+    def lower(p: Mapping[str, Problem]) -> torch.Tensor:
+        low, up = row_of(p["low"]), row_of(p["up"])
+        return (low.square() / 2 - up * low - 0.5 * low.detach() * low).sum()
+
+    up = torch.tensor([1.0, -2.0])
+    made = report(
+        program((Row(up), lambda p: row_of(p["low"]).square().sum() / 2), (Row(2 * up), lower), exact()),
+    )
+    assert made.edges[0].off_ift < 1e-4 and made.verdict.grade == UNKNOWN
+    assert made.verdict.reasons[0].startswith("low: its loss detaches something that depends on its own parameters")
 
 
 @pytest.mark.parametrize("shift", [0.0, 1.0])
