@@ -15,7 +15,7 @@ from torch import Tensor
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
-from mlorun.verify import autograd
+from mlorun.verify.autograd import gradient, leaves
 from mlorun.verify.point import VerificationPoint
 from mlorun.verify.solve import SMALL, Solution
 from mlorun.verify.solved_program import SolvedProgram
@@ -108,9 +108,9 @@ def resolve(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: boo
     program = SolvedProgram(point, budget)
     notes = program.checked(implicit_is_zero)
     upper, lam = point.upper, program.lam
-    own = autograd.leaves(point.finest.theta(upper))
+    own = leaves(point.finest.theta(upper))
     loss = point.finest.upper_loss(upper)({upper: own})
-    direct = vectors.flat(autograd.gradient(loss, own)).detach()
+    direct = vectors.flat(gradient(loss, own)).detach()
     through = vectors.flat(tuple(t.detach() for t in indirect)).to(direct)
     whole = direct + through
 

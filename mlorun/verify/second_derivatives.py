@@ -15,7 +15,7 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.derivatives import Unsupported
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
-from mlorun.verify import autograd
+from mlorun.verify.autograd import gradient
 from mlorun.verify.differences import lam_gradient, radii, slope, theta_gradient
 
 DISAGREE = 1e-3  # relative, in float64, above which two ways to one second derivative are two numbers
@@ -107,7 +107,7 @@ def second_derivatives(level: Level) -> SecondDerivatives:
     lam = vectors.detach(level.flat_lam())
     graph = _gradient_graph(level)
     gradient_of_lam = lam_gradient(level, level.theta)
-    gradient = theta_gradient(level, level.theta, lam)
+    gradient_of_theta = theta_gradient(level, level.theta, lam)
     slopes, orders, mixed, hessian, symmetry = (_Compared() for _ in range(5))
     missing = graph is None
     for _ in range(PAIRS):
@@ -116,7 +116,7 @@ def second_derivatives(level: Level) -> SecondDerivatives:
         backward = None if graph is None else _by_double_backward(graph, x, y, u)
         across = None if graph is None else _by_double_backward(graph, y, x, u)
         missing = missing or backward is None
-        by_gradient = float(vectors.dot(gradient, x)) + _dot(gradient_of_lam, u)
+        by_gradient = float(vectors.dot(gradient_of_theta, x)) + _dot(gradient_of_lam, u)
         for radius in radii(level.theta):
             sides = [(_moved(level.theta, x, s * radius), _moved(lam, u, s * radius)) for s in (1, -1)]
             both = [float(level.loss(theta, level.split_lam(at)).detach()) for theta, at in sides]
@@ -124,7 +124,7 @@ def second_derivatives(level: Level) -> SecondDerivatives:
             by_theta = [theta_gradient(level, theta, lam) for theta, _ in sides]
             by_lam = [theta_gradient(level, level.theta, at) for _, at in sides]
             eps = 100 * torch.finfo(x[0].dtype).eps / radius
-            noise = eps * float(vectors.norm(gradient) * vectors.norm(x))
+            noise = eps * float(vectors.norm(gradient_of_theta) * vectors.norm(x))
             slopes.add(by_gradient, (both[0] - both[1]) / (2 * radius), eps * abs(both[0]))
             of_theta = slope(x, by_lam, radius)
             orders.add(of_theta, slope(u, of_lam, radius) if lam else of_theta, noise)
@@ -170,7 +170,7 @@ def _gradient_graph(level: Level) -> tuple[Vector, Vector, Vector] | None:
     """(theta, lam, d loss / d theta as a graph over both); None where a kernel refuses."""
     theta, lam = vectors.leaves(level.theta), vectors.leaves(level.flat_lam())
     try:
-        return theta, lam, autograd.gradient(level.loss(theta, level.split_lam(lam)), theta, create_graph=True)
+        return theta, lam, gradient(level.loss(theta, level.split_lam(lam)), theta, create_graph=True)
     except Unsupported:
         return None
 
@@ -179,12 +179,12 @@ def _by_double_backward(
     graph: tuple[Vector, Vector, Vector], x: Vector, y: Vector, u: Vector
 ) -> tuple[float, float] | None:
     """(u'B x, y'H x); None where a kernel refuses."""
-    theta, lam, gradient = graph
-    along = vectors.inner(gradient, x)
+    theta, lam, slopes = graph
+    along = vectors.inner(slopes, x)
     if not along.requires_grad:
         return 0.0, 0.0
     try:
-        filled = autograd.gradient(along, (*theta, *lam), retain_graph=True)
+        filled = gradient(along, (*theta, *lam), retain_graph=True)
     except Unsupported:
         return None
     return _dot(u, filled[len(theta) :]), float(vectors.dot(y, filled[: len(theta)]))

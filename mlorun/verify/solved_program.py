@@ -12,7 +12,7 @@ from mlorun.core.program.problem import Problem
 from mlorun.errors import GraphError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
-from mlorun.verify import autograd
+from mlorun.verify.autograd import gradient, leaves
 from mlorun.verify.point import VerificationPoint
 from mlorun.verify.solve import Gradient, Solution, solve
 
@@ -145,13 +145,13 @@ class SolvedProgram:
         held = self._put_in({other: row for other, row in values.items() if other != name})
         sign = -1.0 if self._problems[name].optimizer.param_groups[0].get("maximize") else 1.0
 
-        def gradient(row: Tensor) -> Tensor:
-            theta = autograd.leaves(self._shaped(name, row))
+        def slope(row: Tensor) -> Tensor:
+            theta = leaves(self._shaped(name, row))
             loss = self._views.loss(name, self._views.history(name).last, {**held, name: theta})
-            parts = autograd.gradient(loss, theta)
+            parts = gradient(loss, theta)
             return self._with_decay(name, sign * vectors.flat(parts), row)
 
-        return gradient
+        return slope
 
     def _nested_gradient(self, name: str, values: Values) -> Gradient:
         """The same of a problem that steers others: differences of its loss, those others solved again each time."""
@@ -163,7 +163,7 @@ class SolvedProgram:
             loss = self._views.loss(name, self._views.history(name).last, self._put_in(at))
             return float(loss.detach())
 
-        def gradient(row: Tensor) -> Tensor:
+        def slope(row: Tensor) -> Tensor:
             h = STENCIL * max(1.0, float(row.norm()))
             parts = []
             for unit in torch.eye(len(row), dtype=row.dtype, device=row.device):
@@ -171,7 +171,7 @@ class SolvedProgram:
                 parts.append((8 * near - far) / (12 * h))
             return self._with_decay(name, sign * row.new_tensor(parts), row)
 
-        return gradient
+        return slope
 
     def _with_decay(self, name: str, slope: Tensor, row: Tensor) -> Tensor:
         decay = self._problems[name].update.decay

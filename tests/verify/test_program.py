@@ -17,6 +17,7 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.exact import Exact
@@ -24,10 +25,12 @@ from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
 from mlorun.verify.comparison import compare
-from mlorun.verify.oracles import CASES
+from mlorun.verify.oracles import CASES, Row
 from mlorun.verify.point import equal
 from mlorun.verify.program import examine, points
+from mlorun.verify.rerun import loop_again
 from mlorun.verify.table import show_point
+from tests.verify.programs import first_point, program, ridge_losses
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -145,6 +148,16 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     assert float(said.rpartition(" ")[2]) < 1e-4
     assert all(edge.off_ift != edge.off_ift for edge in report.edges), "the optimum depends on neither"
     assert "off IFT: -, for the optimum of its loss depends on nobody above" in report.references[0]
+
+
+def test_an_unrolled_hypergradient_that_is_off_is_seen_by_running_the_inner_loop_again() -> None:
+    alpha, theta, upper, lower = ridge_losses()
+    engine = program((Row(alpha), upper), (Row(theta + 1), lower), Unrolled(None, "iterates"), unroll_steps=4)
+    point = first_point(engine, 8)
+    right = point.reference({})
+    assert (off := loop_again(point, right)) is not None and off < 1e-6
+    wrong = {edge: vectors.scale(part, 1.1) for edge, part in right.items()}
+    assert loop_again(point, wrong) == pytest.approx(1 - 1 / 1.1, rel=1e-3)
 
 
 @pytest.mark.parametrize(
