@@ -2,18 +2,29 @@
 
 mlorun verify                         every estimator against closed forms, about half a minute
 mlorun verify [FLAGS] OVERRIDES...    the hypergradient that a program is configured with, on its own losses and
-                                      batches at a few points of a short run, against exact derivatives in float64;
-                                      and whether computing it changes parameters, buffers, optimizer state or
-                                      random numbers
+                                      batches at a few points of a short run: is it computed as defined, against exact
+                                      derivatives in float64; does computing it change parameters, buffers, optimizer
+                                      state or random numbers; and, the verdict, how far it is from the derivative of
+                                      the solved program, and why
 
-  --points N     how many points for each upper problem (3)
-  --steps N      the global steps that they are spread over, from the first possible one (50)
-  --all          compare every estimator on the last point with the exact hypergradient: error, time, memory
-  --plot FILE    the same, and a picture of error against time (.png, .pdf, .svg, ...), one for
-                 each upper problem; needs matplotlib
+  --points N           how many points for each upper problem (3; with --resolve, 2)
+  --steps N            the global steps that they are spread over, from the first possible one (50)
+  --resolve            take that derivative by its definition: solve the lower problems again beside each point
+  --resolve-budget N   the same, with at most N gradients a solve (2000)
+  --all                compare every estimator on the last point with the implicit function theorem's hypergradient:
+                       distance, time, memory
+  --plot FILE          the same, and a picture of distance against time (.png, .pdf, .svg, ...), one for each upper
+                       problem; needs matplotlib
 
-Exit codes: 0 every bound holds, 1 a bound is broken or something changed, 2 the command or the config is wrong,
-4 a loss or a hypergradient is not finite.
+The last line and the exit code are the verdict, the worst of all points:
+  OK               the derivative of the solved program; or, where upper parameters act on the updates alone, of the
+                   inner loop as it runs
+  DIRECTION ONLY   its direction (cosine 0.9 and above), at another length
+  NOT KNOWN        the lower problem is not solved at the point, so that the implicit function theorem is no reference
+                   there: --resolve
+  FAR OFF, WRONG WAY, NOT AS DEFINED (a bound is broken), NOT CLEAN (a call changed something)
+Exit codes: 0 OK or DIRECTION ONLY, 1 anything else, 2 the command or the config is wrong, 4 a loss or a hypergradient
+is not finite.
 """
 
 from __future__ import annotations
@@ -31,7 +42,7 @@ if TYPE_CHECKING:
     from mlorun.hypergradient.estimator import Hypergradient
     from mlorun.verify.point import VerificationPoint
 
-POINTS, STEPS = 3, 50
+POINTS, RESOLVED_POINTS, STEPS, RESOLVE_BUDGET = 3, 2, 50, 2000
 
 
 class _Parser(argparse.ArgumentParser):
@@ -40,11 +51,13 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(args: list[str]) -> int:
-    """0 where every bound holds, 1 where one is broken."""
+    """0 where every bound holds and the verdict is good, 1 where not."""
     parser = _Parser(prog="mlorun verify", add_help=False, allow_abbrev=False)
     parser.add_argument("--all", action="store_true", dest="everything")
     parser.add_argument("--plot", type=Path, metavar="FILE")
-    parser.add_argument("--points", type=_count, metavar="N", default=POINTS)
+    parser.add_argument("--points", type=_count, metavar="N")
+    parser.add_argument("--resolve", action="store_true")
+    parser.add_argument("--resolve-budget", type=_count, metavar="N")
     parser.add_argument("--steps", type=_count, metavar="N", default=STEPS)
     # overrides may begin with + or ~, and stand between flags
     options, overrides = parser.parse_known_args(args)
@@ -56,11 +69,18 @@ def main(args: list[str]) -> int:
         from mlorun.verify.plot import require_picture
 
         require_picture(options.plot)
+    budget = options.resolve_budget
+    if options.resolve and budget is None:
+        budget = RESOLVE_BUDGET
     if not overrides:
+        if budget is not None:
+            parser.error("--resolve solves the lower problems of a program again: name one, experiment=...")
         if options.everything or options.plot is not None:
             parser.error("--all and --plot compare estimators on a program: name one, experiment=...")
         return _suite()
-    return _program(overrides, options.points, options.steps, options.everything or bool(options.plot), options.plot)
+    everything = options.everything or bool(options.plot)
+    points = options.points or (POINTS if budget is None else RESOLVED_POINTS)
+    return _program(overrides, points, options.steps, everything, options.plot, budget)
 
 
 def _count(text: str) -> int:
@@ -89,13 +109,16 @@ def _suite() -> int:
     return 1 if broken else 0
 
 
-def _program(overrides: Sequence[str], count: int, steps: int, everything: bool, picture: Path | None) -> int:
+def _program(
+    overrides: Sequence[str], count: int, steps: int, everything: bool, picture: Path | None, budget: int | None
+) -> int:
     from mlorun.assemble import build
     from mlorun.config.check import check
     from mlorun.config.compose import composed, explained
+    from mlorun.verify.comparison import compare
     from mlorun.verify.plot import draw
-    from mlorun.verify.program import compare, examine, points
-    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_point
+    from mlorun.verify.program import PointReport, examine, points
+    from mlorun.verify.table import LEGEND, say, screen, show_comparison, show_last_line, show_point, show_verdict
 
     config = composed(overrides)
     check(config)
@@ -106,11 +129,13 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
     console = screen()
     alone = sum(bool(engine.graph.nodes_on_paths(name)) for name in engine.graph.names) == 1
     reports = []
+    before: dict[str, PointReport] = {}
     with _without_remarks():
         for step, point, last in points(engine, count, steps):
-            report = examine(step, point)
+            report = examine(step, point, budget)
             reports.append(report)
-            show_point(console, report)
+            show_point(console, report, before.get(point.upper))
+            before[point.upper] = report
             if everything and last:
                 rows = []
                 with console.status("comparing all estimators") as status:
@@ -121,14 +146,13 @@ def _program(overrides: Sequence[str], count: int, steps: int, everything: bool,
                 if picture is not None:
                     path = picture if alone else picture.with_stem(f"{picture.stem}-{point.upper}")
                     drawn = draw(rows, f"{config.name}, step {step}, {point.upper}", path)
-                    say(console, f"wrote {path}" if drawn else "no picture: there is no exact hypergradient here")
+                    say(console, f"wrote {path}" if drawn else "no picture: the optimum depends on nobody above")
     for line in LEGEND:
         say(console, line, style="dim")
-    broken = sum(not edge.holds for report in reports for edge in report.edges)
-    disturbed = sum(bool(report.disturbed) for report in reports)
-    total = sum(len(report.edges) for report in reports)
-    say(console, f"{total - broken} of {total} bounds hold, {disturbed} calls left a trace", style="bold")
-    return 1 if broken or disturbed else 0
+    for upper in dict.fromkeys(report.upper for report in reports):
+        mine = [report for report in reports if report.upper == upper]
+        show_verdict(console, max(mine, key=lambda report: report.verdict.badness), len(mine))
+    return show_last_line(console, reports)
 
 
 @contextmanager

@@ -46,14 +46,18 @@ class _Mode(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
     ) -> Any:
         kwargs = kwargs or {}
-        result = func(*args, **kwargs)
         given = tree_leaves((args, kwargs))
+        versions = [_version(x) for x in given]
+        result = func(*args, **kwargs)
         if not any(isinstance(x, Tensor) and x.requires_grad for x in given) or self._in_kernel():
             return result
-        return tree_map(lambda part: self._passed(part, given), result)
+        untouched = [x for x, version in zip(given, versions, strict=True) if _version(x) == version]
+        return tree_map(lambda part: self._passed(part, given, untouched), result)
 
-    def _passed(self, part: Any, given: list[Any]) -> Any:
+    def _passed(self, part: Any, given: list[Any], untouched: list[Any]) -> Any:
         if isinstance(part, Tensor):
+            if any(part is x for x in untouched):  # handed on as it was, as by x.to(y)
+                return part
             if part.requires_grad or not (part.is_floating_point() or part.is_complex()):
                 return part
         elif not isinstance(part, float):
@@ -82,6 +86,11 @@ class _Mode(TorchFunctionMode):
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+def _version(x: Any) -> int | None:
+    """How often a tensor was written in place."""
+    return x._version if isinstance(x, Tensor) and not x.is_inference() else None
 
 
 def _forward_codes() -> frozenset[CodeType]:

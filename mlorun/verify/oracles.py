@@ -1,4 +1,4 @@
-"""Programs whose hypergradients are known in closed form: Q1 to Q7. Float64, tiny, each at its optimum.
+"""Programs whose hypergradients are known in closed form: Q1 to Q8. Float64, tiny, each at its optimum.
 
 A case gives, for every lower problem n that the upper one passes: H_n, the cross blocks B_nm = d2 L_n / dm dtheta_n,
 and v_n = dF/dtheta_n; so that what any solve should give follows by `expected`.
@@ -7,7 +7,7 @@ and v_n = dF/dtheta_n; so that what any solve should give follows by `expected`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 import torch
@@ -54,7 +54,10 @@ class Given(Problem):
 
 @dataclass(frozen=True)
 class Case:
-    """`cross[n][m]` is B_nm (rows of m, columns of n). `start`: the lower problem starts at the upper one's row."""
+    """`cross[n][m]` is B_nm (rows of m, columns of n). `start`: the lower problem starts at the upper one's row.
+
+    totals   of every problem that steers others: its total H_n and B_nm, where those others answer by a given solve
+    """
 
     losses: Mapping[str, Callable[[Mapping[str, Tensor]], Tensor]]
     points: Mapping[str, Tensor]
@@ -65,6 +68,7 @@ class Case:
     hessians: Mapping[str, Matrix]
     cross: Mapping[str, Mapping[str, Matrix]]
     start: bool = False
+    totals: Mapping[str, Callable[[SolveOn], tuple[Matrix, Mapping[str, Matrix]]]] = field(default_factory=dict)
 
     def problems(self, hypergradient: Callable[[], Hypergradient], lr: float = 0.1) -> list[Given]:
         return [
@@ -83,9 +87,13 @@ class Case:
         """The hypergradient with this solve on every level: ALGORITHMS' sweep, with matrices."""
         v = dict(self.cotangents)
         g = self.direct.clone()
-        for node in self.graph.nodes_on_paths(self.upper):
-            x = solve(self.hessians[node], v[node])
-            for m, block in self.cross[node].items():
+        for node in self.graph.sweep_order(self.upper):
+            if node in self.totals:
+                hessian, cross = self.totals[node](solve)
+            else:
+                hessian, cross = self.hessians[node], self.cross[node]
+            x = solve(hessian, v[node])
+            for m, block in cross.items():
                 if m == self.upper:
                     g = g - block @ x
                 else:
@@ -242,6 +250,49 @@ def diamond() -> Case:
     )
 
 
+def nested() -> Case:
+    """Q8. mu, which top steers, steers beta. L_beta = beta'R beta / 2 + (mu'C + lam'P) beta; and jointly quadratic in
+    z = (mu - mu0, beta - beta0), L_mu = z'W z / 2 + (lam - lam0)'(D, E) z.
+
+    With S = d beta* / d mu = -R^-1 C' and T = d beta* / d lam = -R^-1 P', the total Hessian is (I, S')W(I, S), and the
+    total cross (D, E)(I, S) + T'W_beta(I, S). Both losses are at their least there, whatever the solve for S.
+    """
+    mu, beta, lam = 4, 3, 2
+    r, w = _definite(beta, 71) + torch.eye(beta) / 2, _definite(mu + beta, 72) + torch.eye(mu + beta) / 2
+    c, p = 0.5 * _random(73, mu, beta), _random(74, lam, beta)
+    d, k, t = _random(75, lam, mu + beta), _random(76, beta), _random(77, mu)
+    lam0, mu0 = _random(78, lam), _random(79, mu)
+    beta0 = -torch.linalg.solve(r, c.T @ mu0 + p.T @ lam0)
+
+    def middle(q: Mapping[str, Tensor]) -> Tensor:
+        z = torch.cat([q["middle"] - mu0, q["bottom"] - beta0])
+        return z @ w @ z / 2 + (q["top"] - lam0) @ d @ z
+
+    def total(solve: SolveOn) -> tuple[Matrix, Mapping[str, Matrix]]:
+        s = torch.cat([torch.eye(mu), -solve(r, c.T)])
+        return s.T @ w @ s, {"top": (d - solve(r, p.T).T @ w[mu:]) @ s}
+
+    return Case(
+        losses={
+            "top": lambda q: (q["middle"] - t).square().sum() / 2 + k @ q["bottom"] + q["top"].square().sum() / 2,
+            "middle": middle,
+            "bottom": lambda q: q["bottom"] @ r @ q["bottom"] / 2 + (q["middle"] @ c + q["top"] @ p) @ q["bottom"],
+        },
+        points={"top": lam0, "middle": mu0, "bottom": beta0},
+        graph=ProblemGraph.build(
+            ["top", "middle", "bottom"],
+            {"top": ["middle", "bottom"], "middle": ["bottom"]},
+            {"bottom": ["middle", "top"], "middle": ["top"]},
+        ),
+        upper="top",
+        direct=lam0,
+        cotangents={"middle": mu0 - t, "bottom": k},
+        hessians={"bottom": r},
+        cross={"bottom": {"middle": c, "top": p}},
+        totals={"middle": total},
+    )
+
+
 def logistic() -> Case:
     """Q7. Logistic regression with one penalty exp(alpha_j) a feature, by Newton's method to 1e-12."""
     (x, y), (xv, yv) = _data(17, rows=20), _data(27, rows=20)
@@ -337,3 +388,4 @@ CASES: dict[str, Callable[[], Case]] = {
     "Q5 diamond": diamond,
     "Q7 logistic": logistic,
 }
+NESTED_CASES: dict[str, Callable[[], Case]] = {"Q8 nested": nested}

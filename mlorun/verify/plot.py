@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mlorun.errors import ConfigError
-from mlorun.verify.program import Comparison
+from mlorun.verify.comparison import Comparison
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -59,7 +59,7 @@ def draw(rows: Sequence[Comparison], title: str, path: Path) -> bool:
     axes.set(xscale="log", yscale="log", title=title)
     axes.margins(x=0.12, y=0.2)
     axes.set_xlabel("milliseconds of one hypergradient")
-    axes.set_ylabel("relative error against the exact hypergradient")
+    axes.set_ylabel("relative distance from the implicit function theorem")
     axes.grid(visible=True, alpha=0.3)
     figure.draw_without_rendering()  # from here on it is known where points and names come to lie
     _name(axes, shown)

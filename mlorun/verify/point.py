@@ -76,13 +76,15 @@ class VerificationPoint:
 
     def estimate(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Edges:
         """What the program's own estimators (or others) give, in the parameters' own precision."""
-        return self._sweep(self.views, estimates, self.carries if carries is None else carries)
+        start = self.carries if carries is None else carries
+        if estimates is not None:
+            start = {node: self._handed_over(node, estimates, carry) for node, carry in start.items()}
+        return self._sweep(self.views, estimates, start)
 
     def reference(self, estimates: Estimates, carries: Carries | None = None) -> Edges:
         """What these estimators give in the finest precision: parameters, batch, carries and all."""
-        start = carries or {}
-        if self.finest is not self.views:
-            start = {node: self._in_double(node, estimates, carry) for node, carry in start.items()}
+        dtype = None if self.finest is self.views else torch.float64
+        start = {node: self._handed_over(node, estimates, carry, dtype) for node, carry in (carries or {}).items()}
         return self._sweep(self.finest, estimates, start)
 
     def cost(self, estimates: Estimates | None = None, carries: Carries | None = None) -> Cost:
@@ -141,10 +143,17 @@ class VerificationPoint:
             nodes = self.engine.adjoint.nodes(self.upper, views, estimates)
             return sweep(nodes, cotangents, carries, views.upper_loss(self.upper)).edges
 
-    def _in_double(self, node: str, estimates: Estimates, carry: Any) -> Any:
-        """A carry with every floating-point tensor in float64."""
+    def levels(self) -> dict[str, Level]:
+        """Every lower problem on the way as references see it, in the finest precision."""
+        nodes = self.engine.adjoint.nodes(self.upper, self.finest)
+        return {node.problem.name: Level(node.problem) for node in nodes}
+
+    def _handed_over(self, node: str, estimates: Estimates, carry: Any, dtype: torch.dtype | None = None) -> Any:
+        """A carry of the program's own estimator for the one in its place; `dtype` is that of its tensors."""
         own = self.engine.adjoint.estimate(node)
-        packed = map_tensors(partial(cast, torch.float64), own.pack(carry))
+        packed = own.pack(carry)
+        if dtype is not None:
+            packed = map_tensors(partial(cast, dtype), packed)
         return (estimates.get(node) or own).unpack(packed)
 
     def _fingerprint(self) -> dict[str, list[Any]]:

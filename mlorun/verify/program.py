@@ -3,31 +3,30 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, MlorunError
+from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import vectors
-from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
-from mlorun.hypergradient.derivatives import Unsupported
-from mlorun.hypergradient.estimator import Hypergradient
-from mlorun.hypergradient.estimators.first_order import FirstOrder
-from mlorun.hypergradient.estimators.forward import Forward
-from mlorun.hypergradient.estimators.implicit import Carry, Implicit
-from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.estimator import Hypergradient, Nested
+from mlorun.hypergradient.estimators.implicit import Carry
 from mlorun.hypergradient.sweep import Carries, Edges, total
+from mlorun.hypergradient.vectors import Vector
+from mlorun.verify.cause import cause, rounding, takes_differences
+from mlorun.verify.exact import ExactOrFinest
+from mlorun.verify.gap import gap
 from mlorun.verify.point import Cost, VerificationPoint, cosine, relative_error
-from mlorun.verify.reference import Definition, ExactOrFinest, definition
+from mlorun.verify.reference import Definition, definition, implicit
+from mlorun.verify.rerun import loop_again
+from mlorun.verify.resolve import Agreement, Resolved, resolve
+from mlorun.verify.second_derivatives import SecondDerivatives, second_derivatives
+from mlorun.verify.solved_program import DoesNotApply
+from mlorun.verify.verdict import Evidence, Verdict, judge, optimality_line
 
-QUOTIENT_STEP = 1e-5
 QUOTIENT_CLOSE = 1e-5
 ROUNDING = 3.0  # times as far as exact derivatives are in float32
-STOP_GRADIENT = (
-    "a difference of the loss sees through stop-gradients (detach, no_grad): it is not the derivative of the update. "
-    "A hypergradient with an exact cross is, such as t1t2"
-)
 
 
 @dataclass(frozen=True)
@@ -35,9 +34,9 @@ class EdgeReport:
     """One edge at one point.
 
     error           relative, against the estimator's own definition with exact derivatives in float64
-    off_exact       relative error against the exact hypergradient; `cosine` likewise; NaN where the lower loss does not
-                    read the problem, so that its optimum does not depend on it
-    solved          whether the solves behind the exact one reached their answer
+    off_ift         relative distance from the implicit function theorem's at this point; `cosine` likewise; NaN where
+                    the lower loss does not read the problem, so that its optimum does not depend on it
+    solved          whether the solves behind that formula reached their answer
     """
 
     upper: str
@@ -46,7 +45,7 @@ class EdgeReport:
     estimator: str
     error: float
     bound: float
-    off_exact: float
+    off_ift: float
     cosine: float
     norm: float
     solved: bool
@@ -58,7 +57,13 @@ class EdgeReport:
 
 @dataclass(frozen=True)
 class PointReport:
-    """One upper problem right before one of its steps."""
+    """One upper problem right before one of its steps.
+
+    references     what the estimators were held against
+    optimality     how far each lower problem is from its optimum
+    explanations   why an error is as it is
+    resolved       what re-solving gave, where it was asked for and applies; else why it does not, or None
+    """
 
     step: int
     upper: str
@@ -67,25 +72,14 @@ class PointReport:
     lower_gradient_seconds: float
     disturbed: tuple[str, ...]
     references: tuple[str, ...]
+    optimality: tuple[str, ...]
     explanations: tuple[str, ...]
+    verdict: Verdict
+    resolved: Resolved | str | None = None
 
     @property
     def holds(self) -> bool:
         return not self.disturbed and all(edge.holds for edge in self.edges)
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """One estimator on every lower problem of one point, against the exact hypergradient; `solved` as for an edge;
-    `refused` says why there are no numbers."""
-
-    name: str
-    error: float = math.nan
-    cosine: float = math.nan
-    norm: float = math.nan
-    cost: Cost | None = None
-    solved: bool = True
-    refused: str = ""
 
 
 def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, VerificationPoint, bool]]:
@@ -122,15 +116,20 @@ def points(engine: Engine, count: int, steps: int) -> Iterator[tuple[int, Verifi
             yield step + 1, VerificationPoint(engine, upper), step == max(chosen[upper])
 
 
-def examine(step: int, point: VerificationPoint) -> PointReport:
-    """Everything there is to say of the configured estimators at one point."""
+def examine(step: int, point: VerificationPoint, resolve_budget: int | None = None) -> PointReport:
+    """Everything there is to say of the configured estimators at one point.
+
+    resolve_budget   also solve the lower problems again, with so many gradients a solve at most
+    """
     problems = point.engine.problems
-    definitions = {node: _definition(problems[node].hypergradient) for node in point.nodes}
+    second = {node: second_derivatives(level) for node, level in point.levels().items()}
+    definitions = {node: definition(problems[node], second[node]) for node in point.nodes}
+    carries = _as_defined(point.carries)
     got = point.estimate()
-    wanted = point.reference({n: d.estimate for n, d in definitions.items()}, _as_defined(point.carries))
-    exact, finest = exact_edges(point)
-    solved = all(solve.reached for solve in finest.values())
-    bounds = _bounds(point, definitions, wanted)
+    wanted = point.reference({n: d.estimate for n, d in definitions.items()}, carries)
+    ift, solves, in_part = implicit_edges(point, second)
+    solved = all(solve.reached for solve in solves.values())
+    bounds = _bounds(point, definitions, wanted, carries)
     edges = tuple(
         EdgeReport(
             upper=point.upper,
@@ -139,18 +138,31 @@ def examine(step: int, point: VerificationPoint) -> PointReport:
             estimator=_in_use(problems[node].hypergradient, point.carries.get(node)),
             error=relative_error(part, wanted[node, to]),
             bound=bounds[node, to],
-            off_exact=relative_error(part, exact[node, to]) if vectors.norm(exact[node, to]) else math.nan,
-            cosine=cosine(part, exact[node, to]),
+            off_ift=relative_error(part, ift[node, to]) if vectors.norm(ift[node, to]) else math.nan,
+            cosine=cosine(part, ift[node, to]),
             norm=float(vectors.norm(part)),
             solved=solved,
         )
         for (node, to), part in got.items()
     )
-    blind = {e.lower for e in edges if not e.holds and _takes_differences(problems[e.lower].hypergradient)}
-    compared = {edge.lower for edge in edges if not math.isnan(edge.off_exact)}
+    explanations = [f"{node}: {each.fault}" for node, each in second.items() if each.backward_is_wrong]
+    explained = set()
+    for edge in edges:
+        key = edge.lower, edge.to
+        own = problems[edge.lower].hypergradient
+        if edge.holds or edge.lower in explained:
+            continue
+        explained.add(edge.lower)
+        if takes_differences(own, point.carries.get(edge.lower)):
+            why: str | None = cause(point, key, definitions, carries, wanted, second[edge.lower])
+        else:
+            why = rounding(point, key, definitions, carries, wanted)
+        if why is not None:
+            explanations.append(f"{edge.lower}: {why}")
+    answering = {edge.lower for edge in edges if not math.isnan(edge.off_ift)}
     references = [
-        f"{node}: {definitions[node].what}, in {point.precision}; exact: "
-        + (finest[node].summary if node in compared else "none, for the optimum of its loss depends on nobody above")
+        f"{node}: {definitions[node].what}{_total(point, node)}, in {point.precision}"
+        + ("" if node in answering else "; off IFT: -, for the optimum of its loss depends on nobody above")
         for node in point.nodes
     ]
     again = loop_again(point, wanted)
@@ -159,6 +171,19 @@ def examine(step: int, point: VerificationPoint) -> PointReport:
         if again > QUOTIENT_CLOSE:
             quotient += " (a rerun sees through stop-gradients in the loss, derivatives do not)"
         references.append(quotient)
+    indirect, by_formula = total(got, point.upper), total(ift, point.upper)
+    resolved = None
+    if resolve_budget is not None and indirect is not None:
+        resolved = _resolved(point, indirect, implicit_is_zero=not answering, budget=resolve_budget)
+    evidence = Evidence(
+        _agreement(indirect, by_formula),
+        {node: solve for node, solve in solves.items() if node in answering},
+        [node for node in second if node in answering and second[node].moving_detached],
+        again,
+        resolved if isinstance(resolved, Resolved) else None,
+        tuple(f"{node}: {why}" for node, each in definitions.items() if (why := _gap(point, node, each)) is not None),
+        in_part,
+    )
     return PointReport(
         step,
         point.upper,
@@ -167,18 +192,48 @@ def examine(step: int, point: VerificationPoint) -> PointReport:
         point.lower_gradient_seconds(point.nodes[-1]),
         tuple(point.disturbances()),
         tuple(references),
-        tuple(f"{node}: {STOP_GRADIENT}" for node in sorted(blind)),
+        tuple(optimality_line(node, solve) for node, solve in solves.items() if solve.optimality and node in answering),
+        tuple(explanations),
+        judge(evidence),
+        resolved,
     )
 
 
+def _total(point: VerificationPoint, node: str) -> str:
+    if not point.engine.graph.nodes_on_paths(node) or point.engine.adjoint.estimate(node).needs.nested == "own_loss":
+        return ""
+    return " of its total loss, which is the estimator's own (--resolve shares nothing with it)"
+
+
+def _gap(point: VerificationPoint, node: str, by_definition: Definition) -> str | None:
+    estimate = point.engine.adjoint.estimate(node)
+    below = point.engine.graph.nodes_on_paths(node)
+    return gap(estimate, by_definition.solve, below, sum(t.numel() for t in point.views.theta(point.upper)))
+
+
+def _agreement(got: Vector | None, wanted: Vector | None) -> Agreement | None:
+    """None where there is nothing to agree with."""
+    if got is None or wanted is None or not vectors.norm(wanted):
+        return None
+    length = float(vectors.norm(got) / vectors.norm(wanted))
+    return Agreement(cosine(got, wanted), relative_error(got, wanted), length)
+
+
+def _resolved(point: VerificationPoint, indirect: Vector, *, implicit_is_zero: bool, budget: int) -> Resolved | str:
+    try:
+        return resolve(point, indirect, implicit_is_zero=implicit_is_zero, budget=budget)
+    except DoesNotApply as reason:
+        return str(reason)
+
+
 def _bounds(
-    point: VerificationPoint, definitions: Mapping[str, Definition], wanted: Edges
+    point: VerificationPoint, definitions: Mapping[str, Definition], wanted: Edges, carries: Carries
 ) -> dict[tuple[str, str], float]:
     """Of every edge. What double backward loses to rounding, too, is no mistake of forward over reverse."""
     bounds = {(node, to): definitions[node].bound for node, to in wanted}
     products = {node for node in point.nodes if definitions[node].product}
     if products:
-        rounded = point.estimate({n: d.estimate for n, d in definitions.items()}, _as_defined(point.carries))
+        rounded = point.estimate({n: d.estimate for n, d in definitions.items()}, carries)
         for (node, to), exact in wanted.items():
             if node in products:
                 lost = relative_error(rounded[node, to], exact)
@@ -186,73 +241,26 @@ def _bounds(
     return bounds
 
 
-def loop_again(point: VerificationPoint, wanted: Edges) -> float | None:
-    """How far, relatively, the slope of F along the hypergradient is from a difference quotient of whole reruns.
+def implicit_edges(
+    point: VerificationPoint, second: Mapping[str, SecondDerivatives] | None = None
+) -> tuple[Edges, dict[str, ExactOrFinest], str | None]:
+    """-B H^-1 v of every edge, in float64; by which solve for each lower problem; and, where no total loss can be
+    differentiated, why, so that those are of each problem's own loss.
 
-    In float64, by the updates alone, without their derivatives; None unless the one lower problem is differentiated
-    through its whole inner loop, and steers nobody, so that its updates are its loss's alone.
+    second   of every lower problem's loss, where that is known already
     """
-    node, upper = point.nodes[0], point.upper
-    estimate = point.engine.problems[node].hypergradient
-    if (
-        len(point.nodes) > 1
-        or point.engine.graph.nodes_on_paths(node)
-        or not isinstance(estimate, Unrolled | Forward)
-        or (node, upper) not in wanted
-    ):
-        return None
-    trajectory = point.finest.view(node, (upper,)).trajectory()
-    part = wanted[node, upper]
-    slope = float(vectors.norm(part))
-    if not trajectory.whole or (isinstance(estimate, Unrolled) and estimate.steps is not None) or not slope:
-        return None
+    if second is None:
+        second = {node: second_derivatives(level) for node, level in point.levels().items()}
 
-    def value(step: float) -> float:
-        theta = trajectory.run({upper: vectors.scale(part, step / slope)})
-        return float(point.finest.upper_loss(upper)({node: theta}).detach())
+    def taken(nested: Nested) -> tuple[Edges, dict[str, ExactOrFinest]]:
+        solves = {node: ExactOrFinest() for node in point.nodes}
+        estimates = {node: implicit(solve, "after", nested, second[node]) for node, solve in solves.items()}
+        return point.reference(estimates), solves
 
-    return abs((value(QUOTIENT_STEP) - value(-QUOTIENT_STEP)) / (2 * QUOTIENT_STEP) - slope) / slope
-
-
-def exact_edges(point: VerificationPoint) -> tuple[Edges, dict[str, ExactOrFinest]]:
-    """The exact hypergradient of every edge, in float64, and by which solve for each lower problem."""
-    solves = {node: ExactOrFinest() for node in point.nodes}
-    estimates = {node: Implicit(solve, DoubleBackward(), "after", "full") for node, solve in solves.items()}
-    return point.reference(estimates), solves
-
-
-def compare(
-    point: VerificationPoint, make: Mapping[str, Callable[[], Mapping[str, Hypergradient]]]
-) -> Iterator[Comparison]:
-    """Every estimator on the same point, against the exact hypergradient of the upper problem."""
-    edges, finest = exact_edges(point)
-    solved = all(solve.reached for solve in finest.values())
-    exact = total(edges, point.upper)
-    for name, estimates in make.items():
-        try:
-            made = estimates()
-            got = total(point.estimate(made, {}), point.upper)
-            if got is None or exact is None:
-                continue
-            if not vectors.norm(got) and not any(isinstance(estimate, FirstOrder) for estimate in made.values()):
-                yield Comparison(name, refused=f"zero, as it differentiates {_ways(made)} alone")
-                continue
-            yield Comparison(
-                name,
-                relative_error(got, exact) if vectors.norm(exact) else math.nan,
-                cosine(got, exact),
-                float(vectors.norm(got)),
-                point.cost(made, {}),
-                solved,
-            )
-        except MlorunError as error:
-            yield Comparison(name, refused=error.message)
-        except Unsupported as error:
-            yield Comparison(name, refused=str(error).splitlines()[0])
-
-
-def _ways(estimates: Mapping[str, Hypergradient]) -> str:
-    return ", ".join(sorted({way for estimate in estimates.values() for way in estimate.needs.channels}))
+    try:
+        return *taken("full"), None
+    except GraphError as refused:
+        return *taken("own_loss"), refused.message
 
 
 def _steps(engine: Engine, name: str, step: int) -> bool:
@@ -266,11 +274,6 @@ def _spread(steps: list[int], count: int) -> set[int]:
     return {steps[round(i * (len(steps) - 1) / max(1, count - 1))] for i in range(count)}
 
 
-def _definition(estimate: Hypergradient | None) -> Definition:
-    assert estimate is not None
-    return definition(estimate)
-
-
 def _as_defined(carries: Carries) -> Carries:
     """What solves start from stays; the cross is exact."""
     return {
@@ -282,7 +285,3 @@ def _as_defined(carries: Carries) -> Carries:
 def _in_use(estimate: Hypergradient | None, carry: object) -> str:
     assert estimate is not None
     return estimate.in_use(carry)
-
-
-def _takes_differences(estimate: Hypergradient | None) -> bool:
-    return isinstance(estimate, Implicit) and isinstance(estimate.cross, CentralDifference)

@@ -47,7 +47,7 @@ from mlorun.hypergradient.solvers.indefinite import Minres
 from mlorun.hypergradient.sweep import Carries, sweep
 from mlorun.hypergradient.vectors import Vector
 from mlorun.verify.point import VerificationPoint, cosine
-from mlorun.verify.program import exact_edges
+from mlorun.verify.program import implicit_edges
 
 ROWS = ("t1t2", "darts", "cg", "neumann", "evolution", "soba", "f2sa", "bome")
 ITERATIONS = 200  # of a damped solve
@@ -137,7 +137,7 @@ def look(engine: Engine, batches: int, damping: float) -> Look:
     whole = pair.hypergradient(pair.everything().to(torch.float64), exact, {})
     point = VerificationPoint(engine, pair.upper)
     edge = (pair.lower, pair.upper)
-    one = cosine(point.estimate()[edge], exact_edges(point)[0][edge])
+    one = cosine(point.estimate()[edge], implicit_edges(point)[0][edge])
     mean = _mean(got)
     return Look(
         engine.step_count + 1,

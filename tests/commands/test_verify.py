@@ -16,23 +16,47 @@ def in_an_empty_folder(empty_folder: Path) -> Path:
     return empty_folder
 
 
-def test_a_right_hypergradient_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["verify", *SMALL]) == 0
+LAST_LINE = "VERDICT: {}; computed as defined: {} of 1 bounds hold, no call left a trace"
+
+
+def test_what_is_computed_as_defined_far_from_an_optimum_is_not_called_right(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    assert main(["verify", *SMALL]) == 1
     text = capsys.readouterr().out
-    assert "reweight <- classifier" in text
-    assert "Identity x ForwardOverReverse" in text
-    assert "1 of 1 bounds hold" in text
+    assert text.splitlines()[-1] == LAST_LINE.format("NOT KNOWN", 1)
+    assert "\n  classifier: norm of its gradient" in text and "Newton decrement" in text
+    assert "why: the lower problem classifier is not solved at this point" in text
+
+
+def test_a_right_hypergradient_exits_with_0(capsys: pytest.CaptureFixture[str]) -> None:
+    small = ["experiment=hpo_digits", "--points", "1", "--steps", "10"]
+    assert main(["verify", *small]) == 0
+    text = capsys.readouterr().out
+    assert "tuner <- classifier   Unrolled" in text
+    assert text.splitlines()[-1] == LAST_LINE.format("OK", 1)
     assert not list(Path().iterdir()), "verify leaves files"
 
 
 def test_a_broken_bound_exits_with_1_and_says_why(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["verify", *SMALL, "classifier.hypergradient=darts"]) == 1
-    assert "sees through stop-gradients" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert "sees through stop-gradients" in text and "the derivative of its update is" in text
+    assert text.splitlines()[-1] == LAST_LINE.format("NOT AS DEFINED", 0)
+
+
+def test_the_lower_problem_is_solved_again_on_request(capsys: pytest.CaptureFixture[str]) -> None:
+    decay = "classifier.optimizer.weight_decay=0.1"
+    assert main(["verify", *SMALL, decay, "--resolve-budget", "300"]) == 0
+    text = capsys.readouterr().out
+    assert "classifier solved again: loss" in text
+    assert text.splitlines()[-1] == LAST_LINE.format("DIRECTION ONLY", 1)
+    assert "hypergradient against the derivative of the solved program: cosine about" in text
 
 
 def test_all_estimators_are_compared_and_drawn(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("matplotlib")
-    assert main(["verify", *SMALL, "--all", "--plot", "errors.png"]) == 0
+    assert main(["verify", *SMALL, "--all", "--plot", "errors.png"]) == 1, "nothing is solved there"
     text = capsys.readouterr().out
     for name in ("t1t2", "cg", "unrolled", "exact"):
         assert f"\n{name} " in text
@@ -60,6 +84,8 @@ def test_where_nothing_is_exact_no_picture_is_drawn(capsys: pytest.CaptureFixtur
         (["--plot", "nowhere/errors.png", "experiment=mwn_digits"], "nowhere/errors.png"),
         (["experiment=mwn_digits", "classifier.hypergradient=forward"], "largest_size: 50"),
         (["--all"], "name one"),
+        (["--resolve"], "name one"),
+        (["--resolve-budget", "0", "experiment=mwn_digits"], "--resolve-budget"),
         (["experiment=mwn_digitz"], "mwn_digits"),
         (
             ["experiment=mwn_mnist_baseline", "data=digits_long_tailed", "classifier.module=mlp_digits"],

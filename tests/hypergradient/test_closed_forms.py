@@ -20,7 +20,8 @@ from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.run.device import Precision
-from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient
+from mlorun.verify.oracles import CASES, Case, SolveOn, difference_quotient, nested
+from tests.hypergradient.resolving import Solved
 from tests.hypergradient.stepping import execute
 
 A, TERMS = 0.05, 7
@@ -135,3 +136,10 @@ def test_each_edge_may_have_an_estimator_of_its_own() -> None:
     execute(engine, *map(Action, case.graph.order))
     solves = iter([identity, torch.linalg.solve])  # fine comes first, in reverse order of execution
     assert relative(got[0], case.expected(lambda h, v: next(solves)(h, v))) < 1e-8
+
+
+def test_the_nested_closed_form_is_the_derivative_of_the_program_solved_again() -> None:
+    case = nested()
+    solved = Solved(case.losses, case.graph, case.points)
+    assert relative(case.exact(), solved.slope("top")) < 1e-7
+    assert relative(case.expected(lambda h, v: v), solved.slope("top")) > 0.1

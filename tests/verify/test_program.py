@@ -17,16 +17,20 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.implicit import Implicit
+from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
-from mlorun.verify.oracles import CASES
+from mlorun.verify.comparison import compare
+from mlorun.verify.oracles import CASES, Row
 from mlorun.verify.point import equal
-from mlorun.verify.program import compare, examine, points
+from mlorun.verify.program import examine, points
+from mlorun.verify.rerun import loop_again
 from mlorun.verify.table import show_point
+from tests.verify.programs import first_point, program, ridge_losses
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -83,15 +87,15 @@ def test_a_wrong_number_and_a_side_effect_are_found() -> None:
     assert "parameters" in report.disturbed
 
 
-def test_an_exact_estimator_is_not_off_exact() -> None:
+def test_an_exact_estimator_is_the_implicit_function_theorems() -> None:
     engine = engine_of("classifier.hypergradient=exact", "classifier.hypergradient.solve.damping=0")
     # the Hessian of a linear classifier with weight decay is positive definite
     classifier = engine.problems["classifier"]
     classifier.optimizer.param_groups[0]["weight_decay"] = 0.1
     step, point, _ = next(points(engine, 1, 3))
     report = examine(step, point)
-    assert report.edges[0].off_exact < 1e-3
-    assert "dense Hessian" in report.references[0]
+    assert report.edges[0].off_ift < 1e-3
+    assert "dense Hessian" in report.optimality[0]
 
 
 def test_verifying_does_not_change_the_run() -> None:
@@ -142,8 +146,18 @@ def test_a_learned_rate_or_start_is_held_against_running_the_inner_loop_again(ex
     assert report.holds
     said = next(line for line in report.references if "running its inner loop again" in line)
     assert float(said.rpartition(" ")[2]) < 1e-4
-    assert all(edge.off_exact != edge.off_exact for edge in report.edges), "the optimum depends on neither"
-    assert "exact: none" in report.references[0]
+    assert all(edge.off_ift != edge.off_ift for edge in report.edges), "the optimum depends on neither"
+    assert "off IFT: -, for the optimum of its loss depends on nobody above" in report.references[0]
+
+
+def test_an_unrolled_hypergradient_that_is_off_is_seen_by_running_the_inner_loop_again() -> None:
+    alpha, theta, upper, lower = ridge_losses()
+    engine = program((Row(alpha), upper), (Row(theta + 1), lower), Unrolled(None, "iterates"), unroll_steps=4)
+    point = first_point(engine, 8)
+    right = point.reference({})
+    assert (off := loop_again(point, right)) is not None and off < 1e-6
+    wrong = {edge: vectors.scale(part, 1.1) for edge, part in right.items()}
+    assert loop_again(point, wrong) == pytest.approx(1 - 1 / 1.1, rel=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -171,7 +185,7 @@ def test_every_edge_of_a_deeper_program_is_reported(name: str, edges: set[tuple[
     # the oracles' matrices are constants of their losses: those in float32 cannot be put in float64
     assert ("own precision" in report.references[0]) == (dtype == torch.float32)
     # at the optimum, conjugate gradients are exact
-    assert all(edge.off_exact < 1e-3 for edge in report.edges)
+    assert all(edge.off_ift < 1e-3 for edge in report.edges)
     assert len(report.references) == len(point.nodes)
 
 
@@ -189,7 +203,7 @@ def test_a_reference_that_was_not_reached_is_marked(overrides: list[str], solved
     console = Console(width=130)
     with console.capture() as caught:
         show_point(console, report)
-    assert (f"~{report.edges[0].off_exact:.1e}" in caught.get()) != solved
+    assert (f"~{report.edges[0].off_ift:.1e}" in caught.get()) != solved
 
 
 def test_a_constant_of_the_loss_is_taken_in_float64_too() -> None:

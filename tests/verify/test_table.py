@@ -8,10 +8,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from mlorun.verify.comparison import Comparison
 from mlorun.verify.point import Cost
-from mlorun.verify.program import Comparison, EdgeReport, PointReport
+from mlorun.verify.program import EdgeReport, PointReport
 from mlorun.verify.suite import ENTRIES, Cell
 from mlorun.verify.table import show_comparison, show_point, show_suite
+from mlorun.verify.verdict import WRONG_WAY, Verdict
 
 CASES = ("Q1 quadratic", "Q2 ridge", "Q3 weighted ridge", "Q4 three levels", "Q5 diamond", "Q6 MAML", "Q7 logistic")
 EDGE = EdgeReport(
@@ -21,12 +23,13 @@ EDGE = EdgeReport(
     estimator="Identity x CentralDifference",
     error=1.125,
     bound=1e-2,
-    off_exact=3.64,
+    off_ift=3.64,
     cosine=-0.8573,
     norm=2.71,
     solved=False,
 )
-POINT = PointReport(1, "reweight", (EDGE,), Cost(1e-3, 1000), 5e-4, (), ("classifier: itself",), ())
+WRONG = Verdict(WRONG_WAY, "points the wrong way (cosine -0.86)", ("for a reason",))
+POINT = PointReport(1, "reweight", (EDGE,), Cost(1e-3, 1000), 5e-4, (), ("classifier: itself",), ("solved",), (), WRONG)
 
 
 def shown(width: int, show: Any, *arguments: Any) -> str:
@@ -38,7 +41,7 @@ def shown(width: int, show: Any, *arguments: Any) -> str:
 
 def suite_numbers() -> list[Cell]:
     return [
-        Cell(estimator=name, case=case, dtype=dtype, error=3e-15, bound=1e-8, off_exact=7.0, seconds=0.0)
+        Cell(estimator=name, case=case, dtype=dtype, error=3e-15, bound=1e-8, by_design=7.0, seconds=0.0)
         for name in ENTRIES
         for case in CASES
         for dtype in (torch.float64, torch.float32)
