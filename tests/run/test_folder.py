@@ -110,7 +110,7 @@ def test_run_json_says_what_runs_from_the_start(tmp_path: Path) -> None:
     assert facts["argv"] == ["mlorun", "seed=0"]
     assert facts["overrides"] == ["seed=0"]
     assert (facts["device"], facts["threads"], facts["precision"]) == ("cpu", 2, "fp32")
-    assert set(facts["versions"]) >= {"python", "torch", "torchvision", "numpy", "hydra-core", "mlorun"}
+    assert set(facts["origin"]["versions"]) >= {"python", "torch", "torchvision", "numpy", "hydra-core", "mlorun"}
     assert facts["attempts"][0]["pid"] == os.getpid()
     assert folder.config.read_text() == "seed: 0\n"
     assert folder.checkpoints.is_dir()
