@@ -46,10 +46,11 @@ class Restart:
         """Raises ConfigError for a folder whose config cannot be read, and for what cannot be changed any more."""
         config = saved_config(folder)
         parsed = [_parsed(text) for text in overrides]
-        refused = [(override, _key(override)) for override in parsed if not _is_changeable(_key(override))]
+        keys = [_key(override, config.problems) for override in parsed]
+        refused = [(override, key) for override, key in zip(parsed, keys, strict=True) if not _is_changeable(key)]
         if refused:
             differences = "; ".join(
-                f"{key}: {OmegaConf.select(config, key)!r}, wanted {override.value()!r}" for override, key in refused
+                f"{key}={_saved(config, key)}, wanted {override.value()}" for override, key in refused
             )
             raise ConfigError(
                 "a run goes on with the config that it was started with",
@@ -58,15 +59,12 @@ class Restart:
                 fix=f"leave it out; or start a new run from its weights: mlorun ... init_from={folder.path}. May be "
                 f"changed: {', '.join(CHANGEABLE)}",
             )
-        for override in parsed:
+        for override, key in zip(parsed, keys, strict=True):
             try:
-                OmegaConf.update(config, _key(override), override.value(), merge=True)
+                OmegaConf.update(config, key, override.value(), merge=True)
             except (OmegaConfBaseException, ValueError) as error:
                 raise ConfigError(
-                    str(error).splitlines()[0],
-                    where=_key(override),
-                    seen=override.input_line or "",
-                    fix="see mlorun show",
+                    str(error).splitlines()[0], where=key, seen=override.input_line or "", fix="see mlorun show"
                 ) from error
         return cls(folder, config, (*folder.facts()["overrides"], *overrides))
 
@@ -155,20 +153,17 @@ def find_run(word: str, root: Path = Path("runs")) -> RunFolder:
     )
 
 
-def load_weights(engine: Engine, source: Path) -> None:
+def load_weights(engine: Engine, source: str) -> None:
     """Parameters and buffers of a run's newest checkpoint, or of a checkpoint file, into problems and keys of the same
     name and shape; the log says what matched. Raises ConfigError where nothing does."""
-    if source.is_dir():
-        folder = find_run(str(source)).checkpoints
-        content = next((content for _, content in checkpoint.good_ones(folder)), None)
-        if content is None:
-            raise ConfigError("no checkpoint of that run can be used", where="init_from", seen=str(folder))
-    elif source.exists():
-        content = checkpoint.load(source)
+    if source.endswith(".pt"):
+        content = checkpoint.load(Path(source))
     else:
-        content = next((c for _, c in checkpoint.good_ones(find_run(str(source)).checkpoints)), None)
-        if content is None:
-            raise ConfigError("no checkpoint of that run can be used", where="init_from", seen=str(source))
+        folder = find_run(source).checkpoints
+        newest = next(checkpoint.good_ones(folder), None)
+        if newest is None:
+            raise ConfigError("no checkpoint of that run can be used", where="init_from", seen=str(folder))
+        content = newest[1]
     saved: Mapping[str, Any] = content["engine"]["problems"]
     matched = {
         name: _load_matching(problem.module, saved[name]["module"])
@@ -203,8 +198,17 @@ def _parsed(text: str) -> Override:
     return parsed
 
 
-def _key(override: Override) -> str:
-    return str(override.key_or_group).replace("/", ".")
+def _key(override: Override, problems: Mapping[str, Any]) -> str:
+    """Its path in the config; classifier.optimizer.lr is problems.classifier.optimizer.lr."""
+    key = str(override.key_or_group).replace("/", ".")
+    return f"problems.{key}" if key.partition(".")[0] in problems else key
+
+
+def _saved(config: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
 
 
 def _is_changeable(key: str) -> bool:

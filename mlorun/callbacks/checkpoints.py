@@ -46,7 +46,7 @@ class Checkpoints(Callback):
     metrics   metrics.jsonl, whose length a checkpoint holds, so that a resumed run goes on right there
     others    the run's other callbacks, whose states a checkpoint holds
     best      the metric whose best values have their checkpoints kept, and how many; None keeps the newest alone
-    on_first  called before the first save
+    on_first  called once the first one is there
 
     `save` and the hooks raise OSError where a checkpoint cannot be written, at the latest at the next save; and
     NonFiniteError where a parameter or an optimizer's state is NaN or infinite: such a state is never saved.
@@ -75,6 +75,7 @@ class Checkpoints(Callback):
         self._requested = False
         self._best: list[tuple[float, int]] = []  # value and step, best first
         self._improved = False
+        self._first_is_saved = False
         self._steps: list[int] = []  # of the checkpoints that this process has saved or come from
         self._writer: ThreadPoolExecutor | None = None
         self._pending: Future[Path] | None = None
@@ -140,7 +141,6 @@ class Checkpoints(Callback):
                 fix="engine.log_every=1 finds the step; a smaller learning rate or a gradient_clip",
             )
         if self._writer is None:
-            self._on_first()
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._requested = self._improved = False
         self._saved_at = self._clock()
@@ -162,6 +162,9 @@ class Checkpoints(Callback):
         if self._metrics.exists():
             sync(self._metrics)
         path = checkpoint.save(self._folder, step, content)
+        if not self._first_is_saved:
+            self._first_is_saved = True
+            self._on_first()
         for other in checkpoint.saved(self._folder):
             at = checkpoint.step_of(other)
             # those of later steps come from a run that was resumed from an earlier one

@@ -48,8 +48,8 @@ class Listeners:
     def _call(self, logger: Logger, call: Callable[[], None]) -> None:
         try:
             call()
-        except BrokenPipeError:
-            # `mlorun ... | head -1`: nobody reads standard output any more; the run goes on
+        except (BrokenPipeError, SystemExit):
+            # `mlorun ... | head -1`: nobody reads standard output any more, which rich makes an exit; the run goes on
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         except OSError:
             raise

@@ -106,11 +106,11 @@ class RunFolder:
 
     @property
     def expects_checkpoints(self) -> bool:
-        """Whether some process has begun to save one."""
+        """Whether one was saved once: without any, the run has lost them."""
         return self.run.exists() and bool(self.facts().get("saves"))
 
     def expect_checkpoints(self) -> None:
-        """Record that the first one is about to be saved: from now on a run without any has lost them."""
+        """Record that there is one."""
         if not self.expects_checkpoints:
             self.update(saves=True)
 
