@@ -43,7 +43,7 @@ class RunFolder:
                 seen=repr(name),
                 fix="use letters, digits, '-', '_' and '.', not starting with '.'",
             )
-        home = Path(root) / name
+        home = Path(root).absolute() / name
         _make(home, exist_ok=True)
         while True:
             path = home / _run_id()
@@ -58,7 +58,7 @@ class RunFolder:
     @classmethod
     def at(cls, path: Path | str) -> RunFolder:
         """A new run in this very folder, which is made where it is missing and must not hold a run yet."""
-        folder = cls(Path(path))
+        folder = cls(Path(path).absolute())  # a recipe may change the working folder
         _make(folder.path, exist_ok=True)
         if folder.run.exists() or folder.result.exists():
             raise ConfigError(

@@ -48,7 +48,7 @@ def test_mwn_digits_learns_and_leaves_a_whole_run_folder() -> None:
     assert {path.name for path in folder.iterdir()} == {
         "config.yaml", "run.json", "metrics.jsonl", "log.txt", "checkpoints", "result.json",
     }  # fmt: skip
-    state = checkpoint.load(folder / "checkpoints" / "final.pt")
+    state = checkpoint.load(folder / "checkpoints" / "final.pt")["engine"]
     assert state["step"] == 1000
     assert set(state["problems"]) == {"reweight", "classifier"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
