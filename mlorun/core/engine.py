@@ -12,7 +12,7 @@ import torch
 from mlorun.core.adjoint import Adjoint
 from mlorun.core.callback import Callback
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.nonfinite import Guard
+from mlorun.core.nonfinite import Guard, check_metrics
 from mlorun.core.probe import probe
 from mlorun.core.program.graph import Edges, ProblemGraph
 from mlorun.core.program.problem import Problem
@@ -277,12 +277,14 @@ class Engine:
 
     def _report_to(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.report(emit)
+        check_metrics(metrics, f"the report at step {self.step_count}")
         self._metrics |= metrics
         for callback in callbacks:
             callback.on_report(self, metrics)
 
     def _evaluate_for(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.evaluate(emit)
+        check_metrics(metrics, f"the evaluation at step {self.step_count}")
         self._metrics |= metrics
         self._evaluated = self.step_count
         for callback in callbacks:

@@ -30,7 +30,7 @@ def test_the_first_signal_asks_and_the_second_one_ends(
     asked: list[str], number: signal.Signals, exit_code: int, second: type[BaseException]
 ) -> None:
     with signals.watching(lambda: asked.append("stop"), lambda: asked.append("save")) as received:
-        assert received.name is None
+        assert received.number is None
         os.kill(os.getpid(), number)
         assert asked == ["stop"]
         assert (received.name, received.exit_code) == (number.name, exit_code)
