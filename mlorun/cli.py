@@ -15,6 +15,7 @@ VERBS = {
     "show": "the resolved config: mlorun show OVERRIDES...",
     "check": "all mistakes of a config, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
+    "resume": "go on with a run, to the same bits: mlorun resume RUN (a folder, latest, or a name)",
     "verify": "is this hypergradient right? mlorun verify (closed forms); mlorun verify OVERRIDES... (your program)",
 }
 
@@ -34,7 +35,8 @@ over values with commas between them. NAME.key=value sets a key of the problem N
 by another problem. --cfg job, --info, --hydra-help and hydra/launcher=... are Hydra's own.
 
 Exit codes: 0 done, 1 the run failed, 2 the command or the config is wrong (nothing was run), 3 some jobs of
-a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 130 interrupted."""
+a sweep failed, 4 stopped on a non-finite value, 5 out of disk or memory, 6 the run folder is in use, 75
+preempted and 130 interrupted, both resumable."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,10 +53,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mlorun {__version__}")
         return 0
+    from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, raising
+
     try:
-        return _run(args)
+        with raising():
+            return _run(args)
     except KeyboardInterrupt:
-        return 130
+        return INTERRUPTED
+    except Terminated:
+        return PREEMPTED
     except BrokenPipeError:
         # the reader of our output is gone (`mlorun ls | head`); the buffer is flushed to nowhere at exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -9,6 +9,7 @@ MlorunError                 what is wrong, where, what was seen, how to fix it; 
 ├── RunError           1    the run failed
 │   ├── NonFiniteError 4    a loss became NaN or infinite
 │   └── ResourceError  5    out of memory or disk
+└── FolderInUseError   6    another process writes in the run folder
 """
 
 from __future__ import annotations
@@ -68,6 +69,12 @@ class DataError(ConfigError):
 
 class DeviceError(ConfigError):
     """A device or a precision that this machine lacks."""
+
+
+class FolderInUseError(MlorunError):
+    """Another process writes in the run folder."""
+
+    exit_code = 6
 
 
 class RunError(MlorunError):

@@ -42,7 +42,7 @@ def test_adding_a_problem_leaves_the_initialization_of_the_others_as_it_was() ->
 def test_problems_that_share_a_split_share_its_memory() -> None:
     engine = mlorun.build(mlorun.compose([*SHORT, "reweight.split=train", "classifier.evaluate_on=[train]"]))
     streams = [problem.stream for problem in engine.problems.values()]
-    places = {stream._split[0].data_ptr() for stream in streams}  # type: ignore[union-attr]
+    places = {stream.split[0].data_ptr() for stream in streams}  # type: ignore[union-attr]
     assert places == {engine.evaluations[0].split[0].data_ptr()}
 
 

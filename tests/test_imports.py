@@ -16,7 +16,7 @@ FLOORS = (
     ("cli", "__main__"),
     ("commands",),
     ("training",),
-    ("assemble", "verify"),
+    ("assemble", "verify", "origin", "restart", "attempt"),
     ("callbacks",),
     ("core",),
     ("core.replay",),

@@ -43,7 +43,7 @@ def test_train_takes_callbacks_and_a_folder_and_the_final_state_can_be_loaded() 
     result = mlorun.train(config, folder=Path("mine"), callbacks=[Count()])
     assert steps == [1, 2, 3, 4]
     engine = mlorun.build(config)
-    engine.load_state_dict(checkpoint.load(Path("mine/checkpoints/final.pt")))
+    engine.load_state_dict(checkpoint.load(Path("mine/checkpoints/final.pt"))["engine"])
     assert engine.step_count == 4
     modules = {name: problem.module for name, problem in engine.problems.items()}
     assert checkpoint.params_sha256(modules) == result.params_sha256

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from math import isnan
 from typing import Any, Literal
 
+from mlorun.callbacks.watch import Watch
 from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, did_you_mean
+from mlorun.errors import ConfigError
 
 
 class EarlyStopping(Callback):
@@ -25,23 +26,18 @@ class EarlyStopping(Callback):
     """
 
     def __init__(self, metric: str, mode: Literal["min", "max"], patience: int, min_delta: float) -> None:
-        if mode not in ("min", "max"):
-            raise ConfigError(f"mode is {mode!r}", where="mode", fix="min or max")
         if patience < 1:
             raise ConfigError("patience must be at least 1", where="patience", seen=f"{patience}")
         if not min_delta >= 0:
             raise ConfigError("min_delta must be at least 0", where="min_delta", seen=f"{min_delta}")
-        self.metric = metric
+        self.watch = Watch(metric, mode, "callback.early_stopping.metric", "stop early by")
         self.patience = patience
         self.min_delta = min_delta
-        self._sign = 1.0 if mode == "min" else -1.0
         self._best: float | None = None
         self._without_improvement = 0
 
     def on_run_start(self, engine: Engine) -> None:
-        sources = {*engine.problems, *(evaluation.prefix for evaluation in engine.evaluations)}
-        if self.metric.rpartition("/")[0] not in sources:
-            raise self._unknown(sorted(f"{source}/loss" for source in sources))
+        self.watch.check(engine)
 
     def on_report(self, engine: Engine, metrics: Mapping[str, float]) -> None:
         self._look(engine, metrics)
@@ -50,26 +46,17 @@ class EarlyStopping(Callback):
         self._look(engine, metrics)
 
     def _look(self, engine: Engine, metrics: Mapping[str, float]) -> None:
-        if self.metric not in metrics:
-            source = self.metric.rpartition("/")[0]
-            if names := [name for name in metrics if name.rpartition("/")[0] == source]:
-                raise self._unknown(names)
+        value = self.watch.value(metrics)
+        if value is None:
             return
-        value = self._sign * metrics[self.metric]
+        value *= self.watch.sign
         if not isnan(value) and (self._best is None or value < self._best - self.min_delta):
             self._best, self._without_improvement = value, 0
             return
         self._without_improvement += 1
         if self._without_improvement >= self.patience:
-            best = "a number" if self._best is None else f"{self._sign * self._best:.4g}"
-            engine.stop(f"early stopping: {self.metric} no better than {best} for {self.patience} values")
-
-    def _unknown(self, known: Iterable[str]) -> ConfigError:
-        return ConfigError(
-            f"there is no metric {self.metric!r} to stop early by",
-            where="callback.early_stopping.metric",
-            fix=did_you_mean(self.metric, known),
-        )
+            best = "a number" if self._best is None else f"{self.watch.sign * self._best:.4g}"
+            engine.stop(f"early stopping: {self.watch.metric} no better than {best} for {self.patience} values")
 
     def state_dict(self) -> Mapping[str, Any]:
         return {"best": self._best, "without_improvement": self._without_improvement}

@@ -1,4 +1,7 @@
-"""mlorun ls: the config groups; mlorun ls GROUP...: their options, what each is, and what it chooses."""
+"""mlorun ls: the config groups; mlorun ls GROUP...: their options, what each is, and what it chooses.
+
+mlorun ls runs [ROOT]     the runs below runs/, or ROOT: how each ended, and whether it can be resumed
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mlorun.commands.runs import show_runs
 from mlorun.config.locations import OURS, configs_dir, groups, options
 from mlorun.config.option_files import chosen_options, description, option_summary
 from mlorun.config.schema import PLACED_GROUPS
@@ -19,12 +23,16 @@ from mlorun.errors import ConfigError, did_you_mean
 def main(args: list[str]) -> int:
     """Print a table of the groups, or one of each group named."""
     screen = Console(highlight=False)
+    if args and args[0] == "runs":
+        show_runs(Path(args[1] if len(args) > 1 else "runs"), screen)
+        return 0
     if not args:
         table = _table("group", "choose with", "options")
         for group in groups():
             of_a_problem = group in (*PLACED_GROUPS, PROBLEM)
             table.add_row(group, f"{'NAME.' if of_a_problem else ''}{group}=OPTION", ", ".join(options(group)))
         screen.print(table)
+        screen.print("mlorun ls runs lists the runs of this folder")
         screen.print("NAME is a problem of the experiment, e.g. classifier. mlorun ls GROUP describes the options")
         return 0
     for group in args:

@@ -18,6 +18,7 @@ from mlorun.config.schema import (
     PROBLEM_ARGUMENTS,
     PROBLEM_KEYS,
     REQUIRED_GROUPS,
+    CheckpointConfig,
     Config,
     EngineConfig,
     ProblemConfig,
@@ -53,6 +54,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
     roots = (*TRUSTED, *plain["trusted_packages"])
     yield from _ranges(plain["engine"], EngineConfig, "engine")
     yield from _ranges(plain, Config, "")
+    yield from _ranges(plain["checkpoint"], CheckpointConfig, "checkpoint")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", roots)
     for group in ("logger", "callback"):

@@ -92,6 +92,18 @@ class RunConfig:
 
 
 @dataclass
+class CheckpointConfig:
+    """When the state of a run is saved, and which checkpoints stay. The last state is always saved."""
+
+    every: int = field(default=0, metadata=_FROM_0)  # global steps; 0: not by steps
+    seconds: float = field(default=60.0, metadata=_FROM_0)  # 0: not by time
+    keep: int = field(default=2, metadata=_FROM_1)  # the newest that stay
+    metric: str | None = None  # whose best checkpoints stay too: PROBLEM/METRIC or SPLIT/METRIC
+    mode: str = "min"  # or max
+    keep_best: int = field(default=1, metadata=_FROM_1)
+
+
+@dataclass
 class Config:
     """The composed config."""
 
@@ -103,6 +115,8 @@ class Config:
     deterministic: bool = True
     trusted_packages: list[str] = field(default_factory=list)  # further roots that a _target_ may be below
     run: RunConfig = field(default_factory=RunConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    init_from: str | None = None  # a run whose weights to start from
     data: Any = field(default_factory=dict)
     dependencies: DependenciesConfig = field(default_factory=DependenciesConfig)
     engine: EngineConfig = field(default_factory=EngineConfig)

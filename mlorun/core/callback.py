@@ -29,6 +29,9 @@ class Callback(ABC):  # noqa: B024
     def on_evaluation(self, engine: Engine, metrics: Mapping[str, float]) -> None:  # noqa: B027
         """After an evaluation: {"test/accuracy": 95.4, ...}."""
 
+    def on_step_complete(self, engine: Engine) -> None:  # noqa: B027
+        """After every global step, its report and its evaluation: all that a saved state has to hold has happened."""
+
     def on_run_end(self, engine: Engine) -> None:  # noqa: B027
         """After the last global step, however it ended, and before the final state is saved."""
 

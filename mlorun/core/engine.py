@@ -12,7 +12,7 @@ import torch
 from mlorun.core.adjoint import Adjoint
 from mlorun.core.callback import Callback
 from mlorun.core.evaluation import Evaluation
-from mlorun.core.nonfinite import Guard
+from mlorun.core.nonfinite import Guard, check_metrics
 from mlorun.core.probe import probe
 from mlorun.core.program.graph import Edges, ProblemGraph
 from mlorun.core.program.problem import Problem
@@ -95,6 +95,8 @@ class Engine:
             self.problems, self.precision, self.recorder, self.adjoint, self.guard, self.reporter, self._roll_backs
         )
         self._actions_done = 0  # of the global step at hand
+        self._metrics: dict[str, float] = {}  # the newest of every report and evaluation
+        self._evaluated = -1  # the step of the last evaluation
         self._stop = False
         self._probed = False
         # None leaves the global generators to the caller
@@ -143,15 +145,13 @@ class Engine:
         self._probed = True
 
     def run(self, emit: Emit = lambda event: None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
-        """Train up to `train_iters`, or until stopped; the last evaluation's metrics, or else the last losses.
+        """Train up to `train_iters`, or until stopped; the newest metrics of every report and evaluation.
 
-        Probes first, unless `probe` has been called. Raises NonFiniteError at the first report that finds a loss NaN or
-        infinite.
+        Probes first, unless `probe` has been called. Raises NonFiniteError at the first report or evaluation that finds
+        a metric NaN or infinite.
         """
         if not self._probed:
             self.probe()
-        metrics: dict[str, float] = {}
-        evaluated = reported = -1
         for callback in callbacks:
             callback.on_run_start(self)
         with self._held_generators():
@@ -161,19 +161,21 @@ class Engine:
                 step = self.step_count
                 for callback in callbacks:
                     callback.on_step_end(self)
-                if step == self.train_iters or self._stop or step % self.log_every == 0:
-                    metrics |= self._reported(emit, callbacks)
-                    reported = step
+                # an interrupted run goes on later: it says here what it would have said without the interruption
+                reports = step == self.train_iters or step % self.log_every == 0 or self.stop_reason is not None
+                if reports:
+                    self._report_to(emit, callbacks)
                 if self.valid_every and step % self.valid_every == 0:
-                    metrics |= self._evaluated(emit, callbacks)
-                    evaluated = step
-                if self._stop and reported != step:  # stopped by a callback that saw the evaluation
-                    metrics |= self._reported(emit, callbacks)
-        if evaluated != self.step_count and not self.interrupted:
-            metrics |= self._evaluated(emit, callbacks)
+                    self._evaluate_for(emit, callbacks)
+                if self.stop_reason is not None and not reports:  # stopped by a callback that saw the evaluation
+                    self._report_to(emit, callbacks)
+                for callback in callbacks:
+                    callback.on_step_complete(self)
+        if self._evaluated != self.step_count and not self.interrupted:
+            self._evaluate_for(emit, callbacks)
         for callback in callbacks:
             callback.on_run_end(self)
-        return metrics
+        return dict(self._metrics)
 
     def steps(self) -> Iterator[int]:
         """Train up to `train_iters`, or until stopped; after every global step, how many were done.
@@ -225,8 +227,7 @@ class Engine:
 
         reason   why it is complete, e.g. that a metric improves no more; None where it is interrupted
         """
-        if not self._stop:
-            self.stop_reason = reason
+        self.stop_reason = self.stop_reason or reason
         self._stop = True
 
     @property
@@ -274,17 +275,20 @@ class Engine:
             adjoint.load_state_dict(self.adjoint.state_dict())
             return adjoint.gradient(name, views.upper_loss(name)({})).vector
 
-    def _reported(self, emit: Emit, callbacks: Sequence[Callback]) -> dict[str, float]:
+    def _report_to(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.report(emit)
+        check_metrics(metrics, f"the report at step {self.step_count}")
+        self._metrics |= metrics
         for callback in callbacks:
             callback.on_report(self, metrics)
-        return metrics
 
-    def _evaluated(self, emit: Emit, callbacks: Sequence[Callback]) -> dict[str, float]:
+    def _evaluate_for(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.evaluate(emit)
+        check_metrics(metrics, f"the evaluation at step {self.step_count}")
+        self._metrics |= metrics
+        self._evaluated = self.step_count
         for callback in callbacks:
             callback.on_evaluation(self, metrics)
-        return metrics
 
     def _measures(self) -> bool:
         """Whether gradients of this global step are measured: some upper problem steps here last before a report."""
@@ -307,6 +311,9 @@ class Engine:
         return {
             "step": self.step_count,
             "actions_done": self._actions_done,
+            "metrics": dict(self._metrics),
+            "evaluated": self._evaluated,
+            "stop_reason": self.stop_reason,
             "problems": {name: _problem_state(problem) for name, problem in self.problems.items()},
             "adjoint": self.adjoint.state_dict(),
             "history": self.recorder.state_dict(),
@@ -320,6 +327,9 @@ class Engine:
         state = deepcopy(dict(state))
         self.step_count = state["step"]
         self._actions_done = state["actions_done"]
+        self._metrics, self._evaluated = state["metrics"], state["evaluated"]
+        self.stop_reason = state["stop_reason"]
+        self._stop = self.stop_reason is not None
         for name, problem in self.problems.items():
             _load_problem(problem, state["problems"][name])
         self.adjoint.load_state_dict(state["adjoint"])

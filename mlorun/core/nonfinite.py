@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Mapping
 
@@ -13,6 +14,8 @@ from mlorun.core.replay.views import Views
 from mlorun.errors import NonFiniteError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.vectors import Vector
+
+log = logging.getLogger("mlorun.core")
 
 
 class Guard:
@@ -60,6 +63,19 @@ def broken_loss(name: str, loss: float, when: str) -> NonFiniteError:
         where=f"problems.{name}, {when}",
         fix=f"a smaller learning rate ({name}.optimizer.lr=...), or {name}.gradient_clip=1.0",
     )
+
+
+def check_metrics(metrics: Mapping[str, float], when: str) -> None:
+    """Raise NonFiniteError for a loss that is not finite; warn of every other metric that is not."""
+    for name, value in metrics.items():
+        if math.isfinite(value):
+            continue
+        _, _, metric = name.rpartition("/")
+        if metric == "loss":
+            raise NonFiniteError(
+                f"{name} is {value}", where=when, fix="a smaller learning rate, or a gradient_clip for what diverged"
+            )
+        log.warning("%s is %s in %s", name, value, when)
 
 
 def broken_gradient(name: str, losses: Mapping[str, float], choices: Mapping[str, str], when: str) -> NonFiniteError:

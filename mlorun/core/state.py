@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -27,6 +28,36 @@ def plain_data(state: Any) -> Any:
     if isinstance(state, list | tuple):
         return type(state)(plain_data(value) for value in state)
     return state
+
+
+def on_host(state: Any) -> Any:
+    """The same nesting with copies of its tensors on the CPU; a tensor that stands in several places is copied once."""
+    copies: dict[int, Tensor] = {}
+
+    def copied(value: Any) -> Any:
+        if isinstance(value, Tensor):
+            if id(value) not in copies:
+                copies[id(value)] = value.detach().to("cpu", copy=True)
+            return copies[id(value)]
+        if isinstance(value, Mapping):
+            return {key: copied(item) for key, item in value.items()}
+        if isinstance(value, list | tuple):
+            return type(value)(copied(item) for item in value)
+        return value
+
+    return copied(state)
+
+
+def broken_tensors(state: Any) -> list[str]:
+    """The paths of tensors in which some number is NaN or infinite. One wait for the device."""
+    tensors = {path: t for path, t in live_tensors(state).items() if t.is_floating_point() and t.numel()}
+    if not tensors:
+        return []
+    # 0 * x is 0, but for NaN and the infinities
+    sums = [(0.0 * t.detach()).sum().float().reshape(()) for t in tensors.values()]
+    device = sums[0].device
+    flags = torch.stack([one.to(device) for one in sums]).isnan().tolist()
+    return [path for path, broken in zip(tensors, flags, strict=True) if broken]
 
 
 def _items(state: Any) -> list[tuple[Any, Any]]:

@@ -111,7 +111,7 @@ class MemoryStream:
         self.epoch = 0
         self.position = 0
         self.batches_per_epoch = order.batches_per_epoch
-        self._split = on_device(split, device)
+        self.split = on_device(split, device)
         self._order = order
         self._device = device
         self._rows: Tensor | None = None  # this epoch's permutation, on the device
@@ -142,7 +142,7 @@ class MemoryStream:
 
     def _gather(self, order: Tensor, position: int) -> Batch:
         rows = order[position * self._order.batch_size : (position + 1) * self._order.batch_size]
-        return map_tensors(lambda tensor: tensor.index_select(0, rows), self._split)
+        return map_tensors(lambda tensor: tensor.index_select(0, rows), self.split)
 
     def _permutation(self, epoch: int) -> Tensor:
         rows = self._order.rows(epoch)

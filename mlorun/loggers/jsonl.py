@@ -14,8 +14,7 @@ class JsonlLogger:
     """{"step": 500, "kind": "train", "source": "classifier", "metrics": {"accuracy": 94.0, "loss": 0.21}}
 
     The keys come in this order, the metrics by name, each number as its shortest exact decimal; NaN and the
-    infinities as the strings "NaN", "Infinity" and "-Infinity". A line is appended in one write, with nothing
-    kept back, so that a killed run loses none.
+    infinities as the strings "NaN", "Infinity" and "-Infinity". Nothing is kept back: a killed run loses no line.
     """
 
     def __init__(self) -> None:
@@ -28,7 +27,9 @@ class JsonlLogger:
     def event(self, event: Event) -> None:
         """Append one line."""
         if self._file is not None:
-            self._file.write((line(event) + "\n").encode())
+            data = memoryview((line(event) + "\n").encode())
+            while data:  # a file that is about to be full takes a part, and raises only for the rest
+                data = data[self._file.write(data) :]
 
     def end(self, result: Result | None) -> None:
         """Close the file."""

@@ -9,7 +9,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 # "hypergradient": norms and solver figures about the last gradient of an upper problem; for files, not for the eye
 Kind = Literal["train", "eval", "hypergradient"]
-Status = Literal["finished", "failed", "nonfinite", "out_of_memory", "out_of_disk", "interrupted"]
+Status = Literal["finished", "failed", "nonfinite", "out_of_memory", "out_of_disk", "interrupted", "preempted"]
 
 
 @dataclass(frozen=True)

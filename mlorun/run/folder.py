@@ -9,16 +9,16 @@ import os
 import platform
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, final
 
 from mlorun.errors import ConfigError, ResourceError
-from mlorun.run.atomic import write_bytes, write_json
+from mlorun.run.atomic import point, remove_drafts, sync, write_bytes, write_json
 from mlorun.run.events import Result
-from mlorun.run.provenance import git_state, versions
+from mlorun.run.provenance import git_state
 
 log = logging.getLogger("mlorun.run")
 
@@ -43,7 +43,7 @@ class RunFolder:
                 seen=repr(name),
                 fix="use letters, digits, '-', '_' and '.', not starting with '.'",
             )
-        home = Path(root) / name
+        home = Path(root).absolute() / name
         _make(home, exist_ok=True)
         while True:
             path = home / _run_id()
@@ -58,7 +58,7 @@ class RunFolder:
     @classmethod
     def at(cls, path: Path | str) -> RunFolder:
         """A new run in this very folder, which is made where it is missing and must not hold a run yet."""
-        folder = cls(Path(path))
+        folder = cls(Path(path).absolute())  # a recipe may change the working folder
         _make(folder.path, exist_ok=True)
         if folder.run.exists() or folder.result.exists():
             raise ConfigError(
@@ -99,6 +99,33 @@ class RunFolder:
         """Written last: where it exists, the run is over."""
         return self.path / "result.json"
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether the run is complete."""
+        return self.result.exists() and self.facts().get("status") == "finished"
+
+    @property
+    def expects_checkpoints(self) -> bool:
+        """Whether one was saved once: without any, the run has lost them."""
+        return self.run.exists() and bool(self.facts().get("saves"))
+
+    def expect_checkpoints(self) -> None:
+        """Record that there is one."""
+        if not self.expects_checkpoints:
+            self.update(saves=True)
+
+    def remove_drafts(self) -> None:
+        """Remove what killed writers left."""
+        for folder in (self.path, self.checkpoints):
+            if folder.is_dir():
+                remove_drafts(folder)
+
+    def cut_metrics(self, length: int) -> None:
+        """Take off what was written after the state that a run goes on from."""
+        if self.metrics.exists():
+            os.truncate(self.metrics, length)
+            sync(self.metrics)
+
     def begin(
         self,
         *,
@@ -106,12 +133,16 @@ class RunFolder:
         config: str,
         argv: Sequence[str],
         overrides: Sequence[str],
-        device: str,
-        threads: int,
+        origin: Mapping[str, Any],
         precision: str,
         step: int = 0,
+        drift: Sequence[str] = (),
     ) -> None:
-        """Write config.yaml and run.json; a run.json that exists gets another attempt, from `step`."""
+        """Write config.yaml and run.json; a run.json that exists gets another attempt, from `step`.
+
+        origin   what the bits depend on beside the config: `mlorun.origin`
+        drift    what of that has changed since the attempt before
+        """
         earlier = self.facts() if self.run.exists() else {}
         started = _now()
         attempt = {
@@ -122,6 +153,7 @@ class RunFolder:
             "to_step": None,
             "host": socket.gethostname(),
             "pid": os.getpid(),
+            "drift": list(drift),
         }
         self.checkpoints.mkdir(exist_ok=True)
         write_bytes(self.config, config.encode())
@@ -134,10 +166,10 @@ class RunFolder:
                 "argv": list(argv),
                 "overrides": list(overrides),
                 "cwd": os.getcwd(),
-                "device": device,
-                "threads": threads,
                 "precision": precision,
-                "versions": versions(),
+                "origin": dict(origin),
+                "bitwise": not drift and earlier.get("bitwise", True),
+                "saves": earlier.get("saves", False),
                 "platform": platform.platform(),
                 "git": git_state(Path.cwd()),
                 "started": earlier.get("started", started),
@@ -146,6 +178,7 @@ class RunFolder:
                 "attempts": [*earlier.get("attempts", []), attempt],
             },
         )
+        self.result.unlink(missing_ok=True)
 
     def finish(self, result: Result) -> None:
         """Close the attempt in run.json; then, last of all, write result.json."""
@@ -158,6 +191,7 @@ class RunFolder:
         self.update(
             status=result.status,
             ended=ended,
+            steps=result.steps,
             wall_seconds=result.wall_seconds,
             attempts=[*before, closed],
         )
@@ -200,15 +234,8 @@ def _make(path: Path, *, exist_ok: bool) -> None:
 
 
 def _point(pointer: Path, run_id: str) -> None:
-    """Make `pointer` lead to its sibling `run_id`, in one rename. A run does without it, so only warn."""
-    draft = pointer.with_name(f".latest.{os.getpid()}.{run_id}")
+    """Make `pointer` lead to its sibling `run_id`. A run does without it, so only warn."""
     try:
-        try:
-            draft.symlink_to(run_id, target_is_directory=True)
-        except (OSError, NotImplementedError):
-            # file systems and accounts without symlinks get a text file that says the same
-            draft.write_text(run_id + "\n", encoding="utf-8")
-        os.replace(draft, pointer)
+        point(pointer, run_id)
     except OSError as error:
-        draft.unlink(missing_ok=True)
         log.warning("%s still points elsewhere: %s", pointer, error.strerror)

@@ -33,7 +33,8 @@ def listening(handler: logging.Handler) -> Iterator[None]:
 @contextmanager
 def log_to(path: Path) -> Iterator[None]:
     """Append every message, warning and traceback to `path` while the block runs."""
-    handler = logging.FileHandler(path, encoding="utf-8")
+    handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not end a run from here
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
     logging.captureWarnings(True)
     try:

@@ -45,6 +45,7 @@ def prepare_torch(device: torch.device, *, threads: int | None, deterministic: b
         if deterministic:
             # read when cuBLAS starts, so before the first matrix product; a user's own value is kept
             os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic, warn_only=True)
+    # as use_deterministic_algorithms(deterministic, warn_only=True), which imports torch's compiler: a second
+    torch.set_deterministic_debug_mode("warn" if deterministic else "default")
     # a debugging aid that fills every torch.empty with NaN; nothing here reads memory it has not written
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]

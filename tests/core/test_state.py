@@ -107,12 +107,12 @@ def test_a_run_that_goes_on_from_a_saved_state_gives_the_same_bits(overrides: li
             if step % first.log_every == 0:
                 first.report(events.append)
             if step == stop:
-                checkpoint.save(tmp_path / f"{stop}.pt", first.state_dict())
+                path = checkpoint.save(tmp_path, stop, first.state_dict())
                 break
         torch.manual_seed(999)  # a new process has other random numbers
         random.seed(999)
         second = mlorun.build(config)
-        second.load_state_dict(checkpoint.load(tmp_path / f"{stop}.pt"))
+        second.load_state_dict(checkpoint.load(path))
         sha, later = trained(second)
         assert (sha, [*map(repr, events), *later]) == whole
 
@@ -326,9 +326,9 @@ def test_every_generator_loader_buffer_and_a_state_of_the_recipe_come_back(stop:
         if step % 2 == 0:
             first.report(events.append)
         if step == stop:
-            checkpoint.save(tmp_path / "state.pt", first.state_dict())
+            path = checkpoint.save(tmp_path, first.step_count, first.state_dict())
             break
     second = noisy_engine()
-    second.load_state_dict(checkpoint.load(tmp_path / "state.pt"))
+    second.load_state_dict(checkpoint.load(path))
     sha, later = trained(second)
     assert (sha, [*map(repr, events), *later]) == whole

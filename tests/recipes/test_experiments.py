@@ -46,9 +46,9 @@ def test_mwn_digits_learns_and_leaves_a_whole_run_folder() -> None:
     assert end["metrics"]["test/accuracy"] > 84
     folder = newest("mwn_digits")
     assert {path.name for path in folder.iterdir()} == {
-        "config.yaml", "run.json", "metrics.jsonl", "log.txt", "checkpoints", "result.json",
+        "config.yaml", "run.json", "metrics.jsonl", "log.txt", "checkpoints", "result.json", ".lock",
     }  # fmt: skip
-    state = checkpoint.load(folder / "checkpoints" / "final.pt")
+    state = checkpoint.load(folder / "checkpoints" / "final.pt")["engine"]
     assert state["step"] == 1000
     assert set(state["problems"]) == {"reweight", "classifier"}
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import os
+import pickle
+import resource
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +15,8 @@ import pytest
 import torch
 from torch import nn
 
-from mlorun.run.checkpoint import CheckpointError, load, params_sha256, save, sum_path
+from mlorun.run.atomic import point
+from mlorun.run.checkpoint import CheckpointError, good_ones, load, params_sha256, save, saved, step_of
 
 
 def state() -> dict[str, Any]:
@@ -23,26 +28,31 @@ def state() -> dict[str, Any]:
 
 
 def test_a_state_comes_back_as_it_was(tmp_path: Path) -> None:
-    path = tmp_path / "checkpoints" / "final.pt"
-    save(path, state())
-    back = load(path)
+    back = load(save(tmp_path / "checkpoints", 7, state()))
     assert back["step"] == 7
     assert back["list"] == [1, "two", None, 3.0]
     assert torch.equal(back["problems"]["a"]["w"], torch.arange(300.0))
     assert back["problems"]["a"]["half"].dtype == torch.bfloat16
 
 
-def test_the_hash_beside_it_is_what_sha256sum_would_write(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
-    digest = save(path, state())
-    assert digest == hashlib.sha256(path.read_bytes()).hexdigest()
-    assert (tmp_path / "final.pt.sha256").read_text() == f"{digest}  final.pt\n"
-    assert sorted(os.listdir(tmp_path)) == ["final.pt", "final.pt.sha256"]
+def test_step_and_hash_are_in_the_name_and_one_rename_makes_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names: list[str] = []
+    replace = os.replace
+
+    def seen(source: Path, target: Path) -> None:
+        names.append(target.name)
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", seen)
+    path = save(tmp_path, 7, state())
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    assert path.name == f"step-00000007-{digest[:16]}.pt"
+    assert names == [path.name] == os.listdir(tmp_path)
+    assert step_of(path) == 7
 
 
-def test_any_single_flipped_bit_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
-    save(path, state())
+def test_any_single_flipped_bit_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path, 7, state())
     good = path.read_bytes()
     for position in range(0, len(good), 211):
         bad = bytearray(good)
@@ -55,63 +65,92 @@ def test_any_single_flipped_bit_is_found(tmp_path: Path) -> None:
     assert load(path)["step"] == 7
 
 
-def test_a_cut_off_file_is_found(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
-    save(path, state())
-    path.write_bytes(path.read_bytes()[:-1])
+@pytest.mark.parametrize("length", [0, 1, 100, -1])
+def test_a_cut_off_file_is_noticed(tmp_path: Path, length: int) -> None:
+    path = save(tmp_path, 7, state())
+    path.write_bytes(path.read_bytes()[:length])
     with pytest.raises(CheckpointError, match="is damaged"):
         load(path)
 
 
-def test_a_missing_checkpoint_and_a_missing_hash_are_told_apart(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
+def test_the_newest_good_one_is_used_and_the_damaged_one_is_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for step in (9, 10, 123456789):
+        save(tmp_path, step, {"at": step})
+    newest = saved(tmp_path)[0]
+    assert step_of(newest) == 123456789
+    newest.write_bytes(b"")
+    (tmp_path / "step-7.pt").write_bytes(b"not ours")
+    assert [content["at"] for _, content in good_ones(tmp_path)] == [10, 9]
+    assert f"the checkpoint is damaged: {newest}" in caplog.text
+
+
+def test_a_missing_checkpoint_and_a_file_of_another_name_are_refused(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load(tmp_path / "step-00000001-0123456789abcdef.pt")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        load(tmp_path / "final.pt")
+    path = save(tmp_path, 7, state()).rename(tmp_path / "mine.pt")
+    with pytest.raises(CheckpointError, match="not the name of a checkpoint"):
         load(path)
-    save(path, state())
-    sum_path(path).unlink()
-    with pytest.raises(CheckpointError, match="is incomplete") as caught:
-        load(path)
-    assert caught.value.seen == "final.pt.sha256 is missing"
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff\xfe"])
-def test_an_unreadable_hash_is_named(tmp_path: Path, content: bytes) -> None:
-    path = tmp_path / "final.pt"
-    save(path, state())
-    sum_path(path).write_bytes(content)
-    with pytest.raises(CheckpointError, match="hash of the checkpoint is unreadable"):
-        load(path)
+@pytest.mark.parametrize("links", [True, False])
+def test_a_pointer_leads_to_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, links: bool) -> None:
+    def refuse(self: Path, target: str, target_is_directory: bool = False) -> None:
+        raise OSError("no links here")
+
+    if not links:
+        monkeypatch.setattr(Path, "symlink_to", refuse)
+    point(tmp_path / "final.pt", save(tmp_path, 7, state()).name)
+    assert load(tmp_path / "final.pt")["step"] == 7
 
 
 class Payload:
     """Anything but plain data."""
 
 
+def named_rightly(folder: Path, content: bytes) -> Path:
+    path = folder / f"step-00000001-{hashlib.sha256(content).hexdigest()[:16]}.pt"
+    path.write_bytes(content)
+    return path
+
+
+def archive(**entries: bytes) -> bytes:
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as zipped:
+        for name, content in entries.items():
+            zipped.writestr(f"archive/{name}", content)
+    return file.getvalue()
+
+
 def test_code_is_never_loaded_even_with_the_right_hash(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
-    save(path, {"payload": Payload()})
     with pytest.raises(CheckpointError, match="cannot be read"):
-        load(path)
+        load(save(tmp_path, 7, {"payload": Payload()}))
+
+
+@pytest.mark.parametrize("content", [b"", b"x" * 5000, archive(data=b"0" * 10**6), pickle.dumps([1] * 3000)])
+def test_any_content_with_the_right_hash_is_refused(tmp_path: Path, content: bytes) -> None:
+    with pytest.raises(CheckpointError):
+        load(named_rightly(tmp_path, content))
 
 
 def test_a_save_that_fails_leaves_no_half_checkpoint(tmp_path: Path) -> None:
-    path = tmp_path / "final.pt"
     with pytest.raises(Exception, match="pickle"):
-        save(path, {"generator": (number for number in range(3))})
+        save(tmp_path, 7, {"generator": (number for number in range(3))})
     assert os.listdir(tmp_path) == []
 
 
-def test_the_checkpoint_gets_its_name_only_after_its_hash_did(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    names: list[str] = []
-    replace = os.replace
-
-    def seen(source: Path, target: Path) -> None:
-        names.append(target.name)
-        replace(source, target)
-
-    monkeypatch.setattr(os, "replace", seen)
-    save(tmp_path / "final.pt", state())
-    assert names == ["final.pt.sha256", "final.pt"]
+def test_a_full_disk_is_told_as_such_and_leaves_nothing(tmp_path: Path) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save(tmp_path, 7, {"w": torch.zeros(10_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert os.listdir(tmp_path) == []
 
 
 def modules() -> dict[str, nn.Module]:

@@ -21,8 +21,7 @@ def begun(folder: RunFolder, **changes: Any) -> RunFolder:
         "config": "seed: 0\n",
         "argv": ["mlorun", "seed=0"],
         "overrides": ["seed=0"],
-        "device": "cpu",
-        "threads": 2,
+        "origin": {"device": "cpu", "threads": 2},
         "precision": "fp32",
     }
     folder.begin(**{**facts, **changes})
@@ -109,8 +108,7 @@ def test_run_json_says_what_runs_from_the_start(tmp_path: Path) -> None:
     assert facts["status"] == "running"
     assert facts["argv"] == ["mlorun", "seed=0"]
     assert facts["overrides"] == ["seed=0"]
-    assert (facts["device"], facts["threads"], facts["precision"]) == ("cpu", 2, "fp32")
-    assert set(facts["versions"]) >= {"python", "torch", "torchvision", "numpy", "hydra-core", "mlorun"}
+    assert (facts["origin"], facts["precision"]) == ({"device": "cpu", "threads": 2}, "fp32")
     assert facts["attempts"][0]["pid"] == os.getpid()
     assert folder.config.read_text() == "seed: 0\n"
     assert folder.checkpoints.is_dir()
@@ -152,6 +150,26 @@ def test_beginning_again_adds_an_attempt_and_keeps_the_first_start(tmp_path: Pat
     assert [attempt["status"] for attempt in facts["attempts"]] == ["interrupted", "running"]
     assert facts["started"] == started
     assert facts["status"] == "running"
+    assert not folder.result.exists(), "the run is not over"
+
+
+def test_a_run_that_was_not_bitwise_once_stays_so(tmp_path: Path) -> None:
+    folder = begun(RunFolder(tmp_path))
+    assert folder.facts()["bitwise"] is True
+    begun(folder, step=7, drift=["threads: 2, now 4"])
+    begun(folder, step=9)
+    assert folder.facts()["bitwise"] is False
+    assert [attempt["drift"] for attempt in folder.facts()["attempts"]] == [[], ["threads: 2, now 4"], []]
+
+
+def test_drafts_of_killed_writers_go_and_nothing_else(tmp_path: Path) -> None:
+    folder = begun(RunFolder(tmp_path))
+    mine = {".notes.tmp", "run.json.tmp", ".x.12a.tmp"}
+    for name in (*mine, ".run.json.123.tmp", "checkpoints/.step-00000001.pt.9.tmp"):
+        (tmp_path / name).write_text("")
+    folder.remove_drafts()
+    left = {path.name for path in tmp_path.rglob("*") if path.name.endswith(".tmp")}
+    assert left == mine
 
 
 def test_updates_change_what_they_name_and_keep_the_rest(tmp_path: Path) -> None:

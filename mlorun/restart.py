@@ -1,0 +1,215 @@
+"""A run folder to a run that can go on: its saved config, what may be changed in it, its newest good checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from mlorun.callbacks.checkpoints import FORMAT, Checkpoints
+from mlorun.config.schema import Config
+from mlorun.core.engine import Engine
+from mlorun.errors import ConfigError, RunError, did_you_mean
+from mlorun.run import checkpoint
+from mlorun.run.checkpoint import CheckpointError
+from mlorun.run.folder import RunFolder
+
+log = logging.getLogger("mlorun.run")
+
+# what cannot change a step that has been taken
+CHANGEABLE = ("engine.train_iters", "engine.log_every", "engine.valid_every", "checkpoint", "logger", "run")
+
+
+@dataclass(frozen=True)
+class Restart:
+    """What `mlorun resume` goes on with.
+
+    config      the saved one, changed by `overrides`
+    overrides   those of the run, and now these
+    """
+
+    folder: RunFolder
+    config: DictConfig
+    overrides: tuple[str, ...]
+
+    @classmethod
+    def of(cls, folder: RunFolder, overrides: Sequence[str] = ()) -> Restart:
+        """Raises ConfigError for a folder whose config cannot be read, and for what cannot be changed any more."""
+        config = saved_config(folder)
+        parsed = [_parsed(text) for text in overrides]
+        keys = [_key(override, config.problems) for override in parsed]
+        refused = [(override, key) for override, key in zip(parsed, keys, strict=True) if not _is_changeable(key)]
+        if refused:
+            differences = "; ".join(
+                f"{key}={_saved(config, key)}, wanted {override.value()}" for override, key in refused
+            )
+            raise ConfigError(
+                "a run goes on with the config that it was started with",
+                where=", ".join(key for _, key in refused),
+                seen=differences,
+                fix=f"leave it out; or start a new run from its weights: mlorun ... init_from={folder.path}. May be "
+                f"changed: {', '.join(CHANGEABLE)}",
+            )
+        for override, key in zip(parsed, keys, strict=True):
+            try:
+                OmegaConf.update(config, key, override.value(), merge=True)
+            except (OmegaConfBaseException, ValueError) as error:
+                raise ConfigError(
+                    str(error).splitlines()[0], where=key, seen=override.input_line or "", fix="see mlorun show"
+                ) from error
+        return cls(folder, config, (*folder.facts()["overrides"], *overrides))
+
+    def load(self, engine: Engine, checkpoints: Checkpoints) -> int:
+        """Put the newest good checkpoint into the engine and the callbacks; its step. The run's metrics.jsonl is cut
+        to where it was then.
+
+        A run that died before its first checkpoint starts again, and says so. Raises RunError where no checkpoint is
+        good.
+        """
+        home = self.folder
+        for path, content in checkpoint.good_ones(home.checkpoints):
+            length = home.metrics.stat().st_size if home.metrics.exists() else 0
+            if content.get("format") != FORMAT:
+                raise CheckpointError(
+                    "another version of mlorun has written this checkpoint",
+                    where=str(path),
+                    seen=f"format {content.get('format')}, wanted {FORMAT}",
+                )
+            if length < content["metrics_bytes"]:
+                log.warning("%s is shorter than %s says; an earlier checkpoint is used", home.metrics, path.name)
+                continue
+            try:
+                engine.load_state_dict(content["engine"])
+                checkpoints.restore(content, engine.step_count)
+            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+                raise RunError(
+                    "the checkpoint does not fit the program that the config describes",
+                    where=str(path),
+                    seen=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+                    fix="the recipe or its data have changed; start a new run",
+                ) from error
+            if engine.train_iters < engine.step_count:
+                raise ConfigError(
+                    "the run has done more steps than that",
+                    where="engine.train_iters",
+                    seen=f"{engine.train_iters}, and {engine.step_count} are done",
+                )
+            home.cut_metrics(content["metrics_bytes"])
+            log.info("goes on from step %s: %s", f"{engine.step_count:,}", path.name)
+            return engine.step_count
+        if home.expects_checkpoints:
+            raise CheckpointError(
+                "no checkpoint of this run can be used",
+                where=str(home.checkpoints),
+                seen=f"{len(checkpoint.saved(home.checkpoints))} files, none of them whole",
+                fix="start it again: mlorun " + " ".join(self.overrides),
+            )
+        home.cut_metrics(0)
+        log.info("the run ended before its first checkpoint: it starts from step 0")
+        return 0
+
+
+def saved_config(folder: RunFolder) -> DictConfig:
+    """config.yaml of a run, with the types of the schema. Raises ConfigError."""
+    try:
+        loaded = OmegaConf.load(folder.config)
+        schema = OmegaConf.structured(Config)
+        OmegaConf.set_struct(schema, False)
+        config = OmegaConf.merge(schema, loaded)
+    except FileNotFoundError as error:
+        raise ConfigError("the run folder has no config", where=str(folder.config)) from error
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, RecursionError) as error:
+        first = next(iter(str(error).splitlines()), "")
+        raise ConfigError("the saved config cannot be read", where=str(folder.config), seen=first) from error
+    assert isinstance(config, DictConfig)
+    return config
+
+
+def find_run(word: str, root: Path = Path("runs")) -> RunFolder:
+    """The run that a person means: a folder, `latest`, or the name of runs, whose newest it is. Raises ConfigError."""
+    given = Path(word)
+    if (given / "run.json").is_file():
+        return RunFolder(given.absolute())
+    runs = {path.parent for path in root.glob("*/*/run.json") if not path.parent.is_symlink()}
+    if word != "latest":
+        runs = {path for path in runs if path.parent.name == word}
+    if runs:
+        return RunFolder(max(runs, key=lambda path: path.name).absolute())
+    names = sorted({path.parent.parent.name for path in root.glob("*/*/run.json")})
+    raise ConfigError(
+        f"there is no run {word!r}",
+        where=f"mlorun resume {word}",
+        seen="a folder without run.json" if given.is_dir() else "no folder, and no name of a run",
+        fix=f"a run folder, latest, or a name: {did_you_mean(word, names)}; mlorun ls runs lists them",
+    )
+
+
+def load_weights(engine: Engine, source: str) -> None:
+    """Parameters and buffers of a run's newest checkpoint, or of a checkpoint file, into problems and keys of the same
+    name and shape; the log says what matched. Raises ConfigError where nothing does."""
+    if source.endswith(".pt"):
+        content = checkpoint.load(Path(source))
+    else:
+        folder = find_run(source).checkpoints
+        newest = next(checkpoint.good_ones(folder), None)
+        if newest is None:
+            raise ConfigError("no checkpoint of that run can be used", where="init_from", seen=str(folder))
+        content = newest[1]
+    saved: Mapping[str, Any] = content["engine"]["problems"]
+    matched = {
+        name: _load_matching(problem.module, saved[name]["module"])
+        for name, problem in engine.problems.items()
+        if name in saved
+    }
+    if not any(count for count, _ in matched.values()):
+        raise ConfigError(
+            "nothing in that run fits this program",
+            where="init_from",
+            seen=f"problems {', '.join(saved)}",
+            fix="problems are matched by name, and their tensors by name and shape",
+        )
+    for name, problem in engine.problems.items():
+        count, others = matched.get(name, (0, []))
+        total = len(problem.module.state_dict())
+        rest = f"; left as they are: {', '.join(others)}" if others else ""
+        log.info("init_from: %s of %s tensors of %s match%s", count, total, name, rest)
+
+
+def _load_matching(module: nn.Module, saved: Mapping[str, Any]) -> tuple[int, list[str]]:
+    own = module.state_dict()
+    fitting = {key: saved[key] for key, t in own.items() if key in saved and saved[key].shape == t.shape}
+    module.load_state_dict(fitting, strict=False)
+    return len(fitting), [key for key in own if key not in fitting]
+
+
+def _parsed(text: str) -> Override:
+    parsed = OverridesParser.create().parse_override(text)
+    if parsed.is_delete() or parsed.is_sweep_override():
+        raise ConfigError("a run is resumed with values, one for a key", where="mlorun resume", seen=text)
+    return parsed
+
+
+def _key(override: Override, problems: Mapping[str, Any]) -> str:
+    """Its path in the config; classifier.optimizer.lr is problems.classifier.optimizer.lr."""
+    key = str(override.key_or_group).replace("/", ".")
+    return f"problems.{key}" if key.partition(".")[0] in problems else key
+
+
+def _saved(config: DictConfig, key: str) -> Any:
+    try:
+        return OmegaConf.select(config, key)
+    except OmegaConfBaseException:
+        return None
+
+
+def _is_changeable(key: str) -> bool:
+    return any(key == one or key.startswith(f"{one}.") for one in CHANGEABLE)

@@ -1,0 +1,162 @@
+"""Runs that are killed at random instants and resumed: do they end in the bits of a run that nobody killed?
+
+    python -m tests.reliability.kills --count 2000        SIGKILL; about a quarter of an hour
+    python -m tests.reliability.kills --signals --count 200     200 each of SIGTERM, SIGINT, two SIGINT, SIGHUP
+
+Every program of tests/core/test_state.py in turn: every estimator, roll-back, accumulation, dropout, unrolled loops cut
+in the middle, bf16. Each is run once to its end; then again and again, killed at a uniformly random
+instant of that time, and resumed, until it ends. Compared: params_sha256, and metrics.jsonl byte for byte.
+
+The processes are forks of one that has imported everything, so that an attempt takes less than a second.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from mlorun.run.folder import RunFolder
+from mlorun.run.lock import is_locked
+from tests.reliability.processes import attempt, exit_code, forked, outcome, prepare, programs, resume, start
+
+MOST = 4  # kills of one run; then it may end
+
+
+@dataclass
+class Count:
+    """What is counted over every program."""
+
+    kills: int = 0
+    resumed: int = 0
+    other_sha: list[str] = field(default_factory=list)
+    other_metrics: list[str] = field(default_factory=list)
+    not_resumable: list[str] = field(default_factory=list)
+
+    @property
+    def failures(self) -> int:
+        """Of every kind."""
+        return len(self.other_sha) + len(self.other_metrics) + len(self.not_resumable)
+
+
+def killed_at_random(name: str, config: Any, home: Path, kills: int, draw: random.Random, count: Count) -> None:
+    """Kill and resume one program until it has been killed so often; then compare."""
+    whole = home / "whole"
+    begin = time.monotonic()
+    code = exit_code(forked(lambda: start(config, whole)))
+    duration = time.monotonic() - begin
+    assert code == 0, f"{name} ends with {code} when nobody kills it"
+    expected = outcome(whole)
+    done = runs = 0
+    while done < kills:
+        folder = home / f"{runs}"
+        runs += 1
+        for _ in range(min(MOST, kills - done)):
+            pid = forked(lambda: attempt(config, folder))  # noqa: B023 - called before the loop goes on
+            time.sleep(draw.uniform(0, duration))
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+            code = exit_code(pid)
+            if code >= 0:
+                break
+            done += 1
+            count.kills += 1
+        else:
+            code = exit_code(forked(lambda: attempt(config, folder)))  # noqa: B023
+        if code != 0:
+            count.not_resumable.append(f"{name}, {folder.name}: exit code {code}")
+            continue
+        count.resumed += 1
+        sha, metrics = outcome(folder)
+        if sha != expected[0]:
+            count.other_sha.append(f"{name}, {folder.name}")
+        if metrics != expected[1]:
+            count.other_metrics.append(f"{name}, {folder.name}")
+        if is_locked(folder) or list(folder.rglob("*.tmp")):
+            count.not_resumable.append(f"{name}, {folder.name}: a lock or a draft was left")
+
+
+SIGNALS = {
+    "SIGTERM": ((signal.SIGTERM,), {75}),
+    "SIGINT": ((signal.SIGINT,), {130}),
+    "SIGINT twice": ((signal.SIGINT, signal.SIGINT), {130}),
+    "SIGHUP": ((signal.SIGHUP,), {75}),
+}
+
+
+def signalled(name: str, config: Any, home: Path, count: int, draw: random.Random) -> dict[str, list[str]]:
+    """Faults by signal: another exit code, a run that still says running, or one that does not end in the same bits."""
+    whole = home / "whole"
+    begin = time.monotonic()
+    assert exit_code(forked(lambda: start(config, whole))) == 0
+    duration, expected = time.monotonic() - begin, outcome(whole)
+    faults: dict[str, list[str]] = {kind: [] for kind in SIGNALS}
+    for kind, (numbers, codes) in SIGNALS.items():
+        sent = turn = 0
+        while sent < count:
+            folder = home / f"{kind.replace(' ', '-')}-{turn}"
+            turn += 1
+            pid = forked(lambda: start(config, folder))  # noqa: B023
+            time.sleep(draw.uniform(0.1, 1.0) * duration)
+            for number in numbers:
+                try:
+                    os.kill(pid, number)
+                except ProcessLookupError:
+                    break
+                time.sleep(draw.uniform(0, 0.02))
+            code = exit_code(pid)
+            if not (folder / "run.json").exists() or code == 0:
+                continue  # it came before the run began, or after its end
+            sent += 1
+            status = RunFolder(folder).facts()["status"]
+            if code not in codes:
+                faults[kind].append(f"exit code {code}")
+            if status == "running" and len(numbers) == 1:
+                faults[kind].append("still says running")
+            if exit_code(forked(lambda: resume(folder))) != 0 or outcome(folder) != expected:  # noqa: B023
+                faults[kind].append(f"{folder.name} does not end in the same bits")
+    return faults
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--only", nargs="*", default=None)
+    parser.add_argument("--signals", action="store_true")
+    asked = parser.parse_args(argv)
+    prepare()
+    draw = random.Random(asked.seed)
+    begin = time.monotonic()
+    with TemporaryDirectory() as folder:
+        home = Path(folder)
+        if asked.signals:
+            worst = signalled("dropout", programs(["dropout"])["dropout"], home, asked.count, draw)
+            for kind, faults in worst.items():
+                print(f"{kind}: {asked.count} sent, {len(faults)} faults {faults[:5]}")
+            return int(any(worst.values()))
+        count, chosen = Count(), programs(asked.only)
+        for index, (name, config) in enumerate(chosen.items()):
+            wanted = asked.count * (index + 1) // len(chosen) - count.kills
+            killed_at_random(name, config, home / f"{index}", wanted, draw, count)
+            print(f"{name}: {count.kills} kills so far, {count.failures} failures", flush=True)
+    print(
+        f"{count.kills} kills, {count.resumed} runs ended, in {time.monotonic() - begin:.0f} s: "
+        f"{len(count.other_sha)} with another params_sha256, {len(count.other_metrics)} with another metrics.jsonl, "
+        f"{len(count.not_resumable)} that could not be resumed"
+    )
+    for fault in (*count.other_sha, *count.other_metrics, *count.not_resumable):
+        print(f"  {fault}")
+    return int(count.failures > 0)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,63 @@
+"""The first signal asks, the second one ends; SIGUSR1 saves."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from mlorun.run import signals
+
+
+@pytest.fixture
+def asked() -> Iterator[list[str]]:
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield []
+    assert before == {number: signal.getsignal(number) for number in before}, "handlers are put back"
+
+
+@pytest.mark.parametrize(
+    ("number", "exit_code", "second"),
+    [
+        (signal.SIGINT, 130, KeyboardInterrupt),
+        (signal.SIGTERM, 75, signals.Terminated),
+        (signal.SIGHUP, 75, signals.Terminated),
+    ],
+)
+def test_the_first_signal_asks_and_the_second_one_ends(
+    asked: list[str], number: signal.Signals, exit_code: int, second: type[BaseException]
+) -> None:
+    with signals.watching(lambda: asked.append("stop"), lambda: asked.append("save")) as received:
+        assert received.number is None
+        os.kill(os.getpid(), number)
+        assert asked == ["stop"]
+        assert (received.name, received.exit_code) == (number.name, exit_code)
+        with pytest.raises(second):
+            os.kill(os.getpid(), number)
+    assert asked == ["stop"]
+
+
+def test_sigusr1_saves_as_often_as_it_comes(asked: list[str]) -> None:
+    with signals.watching(lambda: asked.append("stop"), lambda: asked.append("save")):
+        os.kill(os.getpid(), signal.SIGUSR1)
+        os.kill(os.getpid(), signal.SIGUSR1)
+    assert asked == ["save", "save"]
+
+
+def test_before_a_run_sigterm_ends_as_ctrl_c_does() -> None:
+    with signals.raising():
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            with pytest.raises(signals.Terminated, match=number.name):
+                os.kill(os.getpid(), number)
+
+
+def test_a_signal_that_is_ignored_stays_so(asked: list[str]) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)  # as nohup does
+    try:
+        with signals.watching(lambda: asked.append("stop"), lambda: None):
+            os.kill(os.getpid(), signal.SIGHUP)
+        assert asked == []
+    finally:
+        signal.signal(signal.SIGHUP, before)

@@ -1,0 +1,249 @@
+"""Runs that were ended early go on to the same bits, and say what is not as it was."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import mlorun
+from mlorun.cli import main
+from mlorun.run import checkpoint
+from mlorun.run.events import Result
+
+pytestmark = pytest.mark.usefixtures("empty_folder")
+SHORT = [
+    "experiment=mwn_digits", "engine.train_iters=12", "engine.log_every=4", "engine.valid_every=5", "threads=1",
+    "logger=jsonl", "checkpoint.seconds=0", "checkpoint.every=3",
+]  # fmt: skip
+
+
+class At(mlorun.Callback):
+    """Does something after one step."""
+
+    def __init__(self, step: int, do: Any) -> None:
+        self.step, self.do = step, do
+
+    def on_step_end(self, engine: mlorun.Engine) -> None:
+        if engine.step_count == self.step:
+            self.do(engine)
+
+
+def run(folder: str, more: Sequence[str] = (), *callbacks: mlorun.Callback) -> Result:
+    return mlorun.train(mlorun.compose([*SHORT, *more]), SHORT, Path(folder), callbacks)
+
+
+def interrupted(folder: str, step: int, more: Sequence[str] = (), number: int = signal.SIGTERM) -> Result:
+    result = run(folder, more, At(step, lambda engine: os.kill(os.getpid(), number)))
+    # a callback that was given from Python is not there when the run is resumed from the shell
+    for path in checkpoint.saved(Path(folder) / "checkpoints"):
+        content = checkpoint.load(path)
+        content["callbacks"].pop()
+        path.unlink()
+        checkpoint.save(path.parent, checkpoint.step_of(path), content)
+    return result
+
+
+def outcome(folder: str) -> tuple[Any, ...]:
+    result = json.loads((Path(folder) / "result.json").read_text())
+    return result["params_sha256"], result["metrics"], (Path(folder) / "metrics.jsonl").read_bytes()
+
+
+def log(folder: str) -> str:
+    return (Path(folder) / "log.txt").read_text()
+
+
+def facts(folder: str) -> dict[str, Any]:
+    read: dict[str, Any] = json.loads((Path(folder) / "run.json").read_text())
+    return read
+
+
+@pytest.mark.parametrize("step", [1, 4, 5, 11, 12])
+@pytest.mark.parametrize("more", [[], ["callback=early_stopping", "callback.early_stopping.metric=reweight/loss",
+                                       "callback.early_stopping.patience=1", "callback.early_stopping.min_delta=9"]],
+                         ids=["", "early stopping"])  # fmt: skip
+def test_a_preempted_run_goes_on_to_the_same_bits(step: int, more: list[str]) -> None:
+    run("whole", more)
+    result = interrupted("cut", step, more)
+    if more and step > 8:
+        assert result.status == "finished", "it had stopped early by then"
+        return
+    assert (result.status, result.exit_code, result.steps) == ("preempted", 75, step)
+    assert facts("cut")["status"] == "preempted"
+    assert main(["resume", "cut"]) == 0
+    assert outcome("cut") == outcome("whole")
+    assert [attempt["from_step"] for attempt in facts("cut")["attempts"]] == [0, step]
+    assert facts("cut")["bitwise"] is True
+
+
+def test_ctrl_c_exits_with_130_and_names_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    result = interrupted("cut", 5, ["logger=console"], signal.SIGINT)
+    assert (result.status, result.exit_code) == ("interrupted", 130)
+    assert f"stopped at step 5; go on with: mlorun resume {Path('cut').absolute()}" in capsys.readouterr().out.replace(
+        "\n", ""
+    )
+
+
+def test_sigusr1_saves_and_the_run_goes_on() -> None:
+    at = At(5, lambda engine: os.kill(os.getpid(), signal.SIGUSR1))
+    result = run("a", ["checkpoint.every=0", "checkpoint.keep=9"], at)
+    assert result.status == "finished"
+    assert [checkpoint.step_of(path) for path in checkpoint.saved(Path("a/checkpoints"))] == [12, 5]
+
+
+def test_a_finished_run_prints_its_result_and_more_steps_go_on(capsys: pytest.CaptureFixture[str]) -> None:
+    run("a")
+    before = (Path("a/metrics.jsonl")).read_bytes()
+    assert main(["resume", "a"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert main(["resume", "a", "engine.train_iters=16"]) == 0
+    assert json.loads(Path("a/result.json").read_text())["steps"] == 16
+    assert Path("a/metrics.jsonl").read_bytes().startswith(before)
+    run("longer", ["engine.train_iters=16"])
+    assert outcome("a")[0] == outcome("longer")[0]
+
+
+def test_what_would_change_the_past_is_refused_with_the_difference(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 5)
+    assert main(["resume", "a", "classifier.optimizer.lr=3", "seed=2"]) == 2
+    screen = capsys.readouterr().err
+    assert "problems.classifier.optimizer.lr=0.1, wanted 3" in screen
+    assert "init_from=" in screen
+    assert main(["resume", "a", "engine.train_iters=3"]) == 2
+    assert "more steps than that" in capsys.readouterr().err
+    assert facts("a")["status"] == "preempted"
+
+
+def test_the_newest_damaged_checkpoint_is_named_and_the_one_before_is_used() -> None:
+    run("whole")
+    interrupted("a", 8)
+    newest, older = checkpoint.saved(Path("a/checkpoints"))[:2]
+    data = bytearray(newest.read_bytes())
+    data[len(data) // 2] ^= 4
+    newest.write_bytes(data)
+    assert main(["resume", "a"]) == 0
+    assert f"the checkpoint is damaged: {newest.absolute()}" in log("a")
+    assert facts("a")["attempts"][1]["from_step"] == checkpoint.step_of(older) == 6
+    assert outcome("a") == outcome("whole")
+
+
+def test_without_any_good_checkpoint_nothing_starts_again_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 8)
+    for path in checkpoint.saved(Path("a/checkpoints")):
+        path.write_bytes(b"")
+    metrics = Path("a/metrics.jsonl").read_bytes()
+    assert main(["resume", "a"]) == 1
+    assert "no checkpoint of this run can be used" in capsys.readouterr().err
+    assert Path("a/metrics.jsonl").read_bytes() == metrics
+
+
+def test_a_run_that_died_before_its_first_checkpoint_starts_from_step_0() -> None:
+    run("whole")
+
+    def die(engine: mlorun.Engine) -> None:
+        raise MemoryError
+
+    assert run("a", ["checkpoint.every=0"], At(5, die)).exit_code == 5
+    assert main(["resume", "a", "checkpoint.every=3"]) == 0
+    assert "before its first checkpoint" in log("a")
+    assert outcome("a") == outcome("whole")
+
+
+def test_what_is_not_as_before_is_named_and_recorded() -> None:
+    interrupted("a", 5)
+    record = facts("a")
+    record["origin"]["versions"]["torch"] = "2.0.0"
+    record["origin"]["sources"]["mlorun.recipes.reweighting"] = "0"
+    record["origin"]["data"]["classifier trains"] = "0"
+    Path("a/run.json").write_text(json.dumps(record))
+    assert main(["resume", "a"]) == 0
+    for key in ("versions.torch: 2.0.0, now", "sources.mlorun.recipes.reweighting", "data.classifier trains"):
+        assert f"not as before: {key}" in log("a")
+    assert facts("a")["bitwise"] is False
+    assert len(facts("a")["attempts"][1]["drift"]) == 3
+
+
+def test_a_run_in_use_exits_with_6(capsys: pytest.CaptureFixture[str]) -> None:
+    codes: list[int] = []
+    run("a", [], At(5, lambda engine: codes.append(main(["resume", "a"]))))
+    assert codes == [6]
+    assert f"process {os.getpid()}" in capsys.readouterr().err
+
+
+def test_a_run_is_named_by_folder_name_or_latest(capsys: pytest.CaptureFixture[str]) -> None:
+    mlorun.train(mlorun.compose([*SHORT, "name=first"]))
+    newest = mlorun.train(mlorun.compose([*SHORT, "name=second"]))
+    assert newest.status == "finished"
+    for word, name in (("latest", "second"), ("first", "first"), ("runs/first/latest", "first")):
+        assert main(["resume", word]) == 0
+        assert f"runs/{name}/" in capsys.readouterr().out
+    assert main(["resume", "frist"]) == 2
+    assert "did you mean first?" in capsys.readouterr().err
+    assert main(["resume"]) == 2
+
+
+def test_init_from_takes_the_weights_that_fit_and_says_which() -> None:
+    run("a")
+    mlorun.train(
+        mlorun.compose([*SHORT, "engine.train_iters=0", "init_from=a", "reweight.module.hidden=7"]), (), Path("b")
+    )
+    assert "init_from: 4 of 4 tensors of classifier match" in log("b")
+    assert "of reweight match; left as they are: " in log("b")
+    one, two = (checkpoint.load(Path(f"{x}/checkpoints/final.pt"))["engine"]["problems"] for x in "ab")
+    assert all(
+        (one["classifier"]["module"][key] == two["classifier"]["module"][key]).all()
+        for key in one["classifier"]["module"]
+    )
+    assert main([*SHORT, "init_from=nowhere"]) == 2
+
+
+def test_the_best_checkpoint_stays_and_is_evaluated_beside_the_last() -> None:
+    best = ["checkpoint.metric=reweight/loss", "checkpoint.mode=max", "checkpoint.keep=1", "engine.log_every=2"]
+    run("whole", best)
+    metrics = outcome("whole")[1]
+    assert {"test/accuracy", "best/test/accuracy"} <= set(metrics)
+    lines = [json.loads(line) for line in Path("whole/metrics.jsonl").read_text().splitlines()]
+    losses = {
+        one["step"]: one["metrics"]["loss"] for one in lines if one["source"] == "reweight" and one["kind"] == "train"
+    }
+    step = max(losses, key=lambda at: (losses[at], -at))
+    assert step < 12
+    assert [checkpoint.step_of(path) for path in checkpoint.saved(Path("whole/checkpoints"))] == [12, step]
+    assert checkpoint.load(Path("whole/checkpoints/best.pt"))["engine"]["step"] == step
+    assert f"at step {step}" in log("whole")
+    interrupted("a", 7, best)
+    assert main(["resume", "a"]) == 0
+    assert outcome("a") == outcome("whole")
+
+
+def test_the_best_by_a_test_split_warns_and_an_unknown_metric_is_refused() -> None:
+    run("a", ["checkpoint.metric=test/loss"])
+    assert "test/loss is of the test split" in log("a")
+    result = run("b", ["checkpoint.metric=tset/loss"])
+    assert "there is no metric 'tset/loss' to keep the best checkpoint by" in str(result.error)
+
+
+def test_sys_exit_in_a_recipe_is_a_failure() -> None:
+    result = run("a", [], At(5, lambda engine: exit(0)))
+    assert (result.status, result.exit_code) == ("failed", 1)
+    assert "sys.exit(0)" in str(result.error)
+
+
+def test_a_recipe_that_changes_the_folder_loses_nothing(tmp_path: Path) -> None:
+    result = run("a", [], At(5, lambda engine: os.chdir("/")))
+    os.chdir(tmp_path)
+    assert result.status == "finished"
+    assert outcome("a")[0] == result.params_sha256
+
+
+def test_an_error_that_cannot_be_encoded_is_recorded() -> None:
+    def fail(engine: mlorun.Engine) -> None:
+        raise ValueError("bad \ud800 text")
+
+    assert run("a", [], At(5, fail)).exit_code == 1
+    assert "bad \ud800 text" in facts("a")["attempts"][0]["error"]
