@@ -91,7 +91,7 @@ class Pair:
 
     def everything(self) -> Views:
         """The same on the two whole splits."""
-        return self._on(*(self.engine.problems[name].stream._split for name in (self.lower, self.upper)))  # type: ignore[union-attr]
+        return self._on(*(self.engine.problems[name].stream.split for name in (self.lower, self.upper)))  # type: ignore[union-attr]
 
     def _following(self, name: str) -> Iterator[object]:
         stream = self.engine.problems[name].stream
@@ -161,7 +161,7 @@ def run(program: Sequence[str], row: str, seed: int, steps: Sequence[int], batch
     for action in engine.actions():
         if action.problem == pair.upper and engine.step_count + 1 in steps:
             looks.append(look(engine, batches, damping))
-    split = engine.problems[pair.upper].stream._split  # type: ignore[union-attr]
+    split = engine.problems[pair.upper].stream.split  # type: ignore[union-attr]
     with torch.no_grad():
         result = engine.problems[pair.upper].training_step(split)
     loss, accuracy = (float(m() if callable(m) else m) for m in (result["loss"], result["accuracy"]))  # type: ignore[index]
