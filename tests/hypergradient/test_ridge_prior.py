@@ -1,8 +1,8 @@
 """A nested program of practice: a prior over the ridge penalties that a validation set tunes.
 
 Bottom fits a regression with a penalty of its own for every weight; middle tunes the logarithms of the penalties on one
-validation set, under a prior that pulls them to zero; top learns the prior's strength on another. Against solving the whole
-program again.
+validation set, under a prior that pulls them to zero; top learns the prior's strength on another. Against solving the
+whole program again.
 """
 
 from __future__ import annotations
