@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 from hydra.errors import InstantiationException
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config.places import Allowed
 from mlorun.config.schema import PROBLEM_KEYS
 from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
@@ -37,16 +38,20 @@ def build(config: DictConfig, *, record_all: bool = False) -> Engine:
     plain: dict[str, Any] = OmegaConf.to_container(config, resolve=True)  # type: ignore[assignment]
     dependencies = plain["dependencies"] or {}
     problems = plain["problems"]
+    trusted = plain["trusted_packages"]
     graph = ProblemGraph.build(tuple(problems), dependencies.get("u2l"), dependencies.get("l2u"))
     device = resolve_device(plain["device"])
     precision = Precision(plain["precision"], device)
     prepare_torch(device, threads=plain["threads"], deterministic=plain["deterministic"])
     seed = plain["seed"]
     # on the device once, for every stream and evaluation that shares them
-    splits = {name: on_device(split, device) for name, split in make(plain["data"], "data").items()}
+    splits = {
+        name: on_device(split, device)
+        for name, split in make(plain["data"], "data", Allowed.at("data", trusted)).items()
+    }
     with preserved(device):
         # uppers first: the order in which an author thinks of them
-        built = {name: _problem(name, problems[name], splits, device, seed) for name in reversed(graph.order)}
+        built = {name: _problem(name, problems[name], splits, device, seed, trusted) for name in reversed(graph.order)}
     return Engine(
         [built[name] for name in graph.names],
         graph,
@@ -59,11 +64,13 @@ def build(config: DictConfig, *, record_all: bool = False) -> Engine:
     )
 
 
-def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], device: torch.device, seed: int) -> Problem:
+def _problem(
+    name: str, node: dict[str, Any], splits: Mapping[str, Split], device: torch.device, seed: int, trusted: list[str]
+) -> Problem:
     # each problem's initialization is its own: adding one problem leaves the others as they were
     seed_everything(derive_seed(seed, "module", name))
     where = f"problems.{name}"
-    module = make(node["module"], f"{where}.module").to(device)
+    module = make(node["module"], f"{where}.module", Allowed.at("module", trusted)).to(device)
     batches = None
     if node["split"] is not None:
         batches = stream(
@@ -73,16 +80,20 @@ def _problem(name: str, node: dict[str, Any], splits: Mapping[str, Split], devic
             name=name,
             device=device,
         )
-    extra = {key: make(value, f"{where}.{key}") for key, value in node.items() if key not in PROBLEM_KEYS}
-    built = get_object(node["_target_"])(
+    extra = {
+        key: make(value, f"{where}.{key}", Allowed.at("argument", trusted))
+        for key, value in node.items()
+        if key not in PROBLEM_KEYS
+    }
+    built = Allowed.at("problem", trusted).locate(node["_target_"], where)(
         name=name,
         module=module,
-        optimizer=_placed(node["optimizer"], f"{where}.optimizer"),
-        scheduler=_placed(node["scheduler"], f"{where}.scheduler"),
+        optimizer=_placed(node["optimizer"], f"{where}.optimizer", Allowed.at("optimizer", trusted)),
+        scheduler=_placed(node["scheduler"], f"{where}.scheduler", Allowed.at("scheduler", trusted)),
         stream=batches,
         update_schedule=UpdateSchedule(**{key.name: node[key.name] for key in fields(UpdateSchedule)}),
         gradient_clip=node["gradient_clip"],
-        hypergradient=make(node["hypergradient"], f"{where}.hypergradient"),
+        hypergradient=make(node["hypergradient"], f"{where}.hypergradient", Allowed.at("hypergradient", trusted)),
         **extra,
     )
     assert isinstance(built, Problem)
@@ -156,7 +167,9 @@ def make_callbacks(config: DictConfig) -> list[Callback]:
 
 def _made(config: DictConfig, group: str, kind: type) -> list[Any]:
     nodes: Any = OmegaConf.to_container(config[group], resolve=True)
-    made = {name: make(node, f"{group}.{name}") for name, node in nodes.items()}
+    made = {
+        name: make(node, f"{group}.{name}", Allowed.at(group, config.trusted_packages)) for name, node in nodes.items()
+    }
     for name, one in made.items():
         if not isinstance(one, kind):
             raise ConfigError(
@@ -168,19 +181,33 @@ def _made(config: DictConfig, group: str, kind: type) -> list[Any]:
     return list(made.values())
 
 
-def make(node: Any, where: str) -> Any:
-    """What a config node describes; None for an empty one, and a plain value for a plain value."""
+def make(node: Any, where: str, allowed: Allowed) -> Any:
+    """What a config node describes; None for an empty one, and a plain value for a plain value. Raises ConfigError, too
+    for a `_target_` in it, at any depth, that may not stand there."""
     if node is None or node == {}:
         return None
     if isinstance(node, dict | list):
+        _check_targets(node, where, allowed)
         with _at(where, node):
             return instantiate(node, _convert_="all")
     return node
 
 
-def _placed(node: Any, where: str) -> Callable[[Any], Any] | None:
+def _check_targets(node: Any, where: str, allowed: Allowed) -> None:
+    if isinstance(node, dict):
+        if "_target_" in node:
+            allowed.locate(node["_target_"], where)
+            allowed = allowed.inside
+        for key, value in node.items():
+            _check_targets(value, f"{where}.{key}", allowed)
+    elif isinstance(node, list):
+        for index, value in enumerate(node):
+            _check_targets(value, f"{where}[{index}]", allowed)
+
+
+def _placed(node: Any, where: str, allowed: Allowed) -> Callable[[Any], Any] | None:
     """What a `_partial_` node describes; an error in its later call is a ConfigError at `where`."""
-    maker = make(node, where)
+    maker = make(node, where, allowed)
     if maker is None:
         return None
 

@@ -16,6 +16,8 @@ from torch import nn
 from yaml import YAMLError
 
 from mlorun.callbacks.checkpoints import FORMAT, Checkpoints
+from mlorun.config.file_checks import require_bounded
+from mlorun.config.places import require_trust
 from mlorun.config.schema import Config
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError, RunError, did_you_mean
@@ -45,6 +47,9 @@ class Restart:
     def of(cls, folder: RunFolder, overrides: Sequence[str] = ()) -> Restart:
         """Raises ConfigError for a folder whose config cannot be read, and for what cannot be changed any more."""
         config = saved_config(folder)
+        trust = [text for text in overrides if text.lstrip("+").startswith("trusted_packages=")]
+        require_trust(config.trusted_packages, trust)
+        overrides = [text for text in overrides if text not in trust]
         parsed = [_parsed(text) for text in overrides]
         keys = [_key(override, config.problems) for override in parsed]
         refused = [(override, key) for override, key in zip(parsed, keys, strict=True) if not _is_changeable(key)]
@@ -121,6 +126,7 @@ class Restart:
 def saved_config(folder: RunFolder) -> DictConfig:
     """config.yaml of a run, with the types of the schema. Raises ConfigError."""
     try:
+        require_bounded(folder.config)
         loaded = OmegaConf.load(folder.config)
         schema = OmegaConf.structured(Config)
         OmegaConf.set_struct(schema, False)

@@ -7,6 +7,7 @@ import torch
 
 import mlorun
 from mlorun.assemble import make
+from mlorun.config.places import Allowed
 from mlorun.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -14,19 +15,29 @@ SHORT = ["experiment=mwn_digits", "engine.train_iters=2"]
 
 
 def test_an_empty_node_is_nothing_and_a_plain_value_is_itself() -> None:
-    assert make(None, "x") is None
-    assert make({}, "x") is None
-    assert make(3, "x") == 3
-    assert make({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1}, "x").weight.shape == (1, 2)
+    module = Allowed.at("module")
+    assert make(None, "x", module) is None
+    assert make({}, "x", module) is None
+    assert make(3, "x", module) == 3
+    linear = make({"_target_": "torch.nn.Linear", "in_features": 2, "out_features": 1}, "x", module)
+    assert linear.weight.shape == (1, 2)
 
 
 def test_what_a_constructor_says_is_told_with_its_place_in_the_config() -> None:
     solve = {"_target_": "mlorun.hypergradient.solvers.neumann.Neumann", "terms": -1, "step_size": 0.1}
     with pytest.raises(ConfigError, match="terms must be at least 0") as caught:
-        make({"_target_": "builtins.dict", "solve": solve}, "problems.a.hypergradient")
+        make(
+            {"_target_": "mlorun.hypergradient.estimators.implicit.Implicit", "solve": solve},
+            "problems.a.hypergradient",
+            Allowed.at("hypergradient"),
+        )
     assert caught.value.where == "problems.a.hypergradient.solve.terms"
     with pytest.raises(ConfigError) as caught:
-        make({"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2}, "problems.a.module")
+        make(
+            {"_target_": "torch.nn.Linear", "in_features": -1, "out_features": 2},
+            "problems.a.module",
+            Allowed.at("module"),
+        )
     assert caught.value.where == "problems.a.module"
 
 

@@ -20,6 +20,7 @@ from omegaconf import DictConfig
 from mlorun.commands import sweep
 from mlorun.config.compose import VERSION_BASE, expanded, explained
 from mlorun.config.locations import PRIMARY_DIR
+from mlorun.config.places import require_trust
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
@@ -59,6 +60,8 @@ def run(args: Sequence[str]) -> int:
                     raise end
                 return end
             return progress.finish()
+        except sweep.SweepRefused as refusal:
+            raise refusal.error from None
         except KeyboardInterrupt:
             return progress.finish(interrupted=True)
         except SystemExit as stop:  # Hydra's help and --version
@@ -109,6 +112,7 @@ def _is_override(text: str) -> bool:
 def _single(config: DictConfig, overrides: Sequence[str]) -> int:
     from mlorun.training import train  # imports torch, which is slow
 
+    require_trust(config.trusted_packages, overrides)
     resolve(config)
     result = train(config, overrides)
     if isinstance(result.error, MlorunError):

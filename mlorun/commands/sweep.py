@@ -15,10 +15,20 @@ from rich.console import Console
 
 from mlorun.commands.summary import JOB, Job, jobs_in, show_summary
 from mlorun.config.compose import explained
+from mlorun.config.places import require_trust
 from mlorun.config.resolve import resolve
-from mlorun.errors import MlorunError
+from mlorun.errors import ConfigError, MlorunError
 from mlorun.report import named, show
 from mlorun.run.atomic import write_json
+from mlorun.run.folder import require_name
+
+
+class SweepRefused(BaseException):
+    """A sweep that must not begin. Not an Exception: Hydra turns those of a callback into warnings, and goes on."""
+
+    def __init__(self, error: ConfigError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
 class RememberFolder(Callback):
@@ -26,12 +36,29 @@ class RememberFolder(Callback):
 
     folder: ClassVar[Path | None] = None
     made: ClassVar[tuple[Path, ...]] = ()  # the folder and those above it that were not there before
+    jobs: ClassVar[tuple[Path, ...]] = ()  # the folders of the jobs so far
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called by Hydra before the first job, and only for a sweep."""
         folder = Path(config.hydra.sweep.dir).absolute()
+        try:
+            if not OmegaConf.is_missing(config, "name"):
+                require_name(str(config.name))  # a part of the folder
+            _require_unused(folder)
+        except ConfigError as error:
+            raise SweepRefused(error) from None
         RememberFolder.folder = Path(config.hydra.sweep.dir)
         RememberFolder.made = tuple(path for path in (folder, *folder.parents) if not path.exists())
+
+
+def _require_unused(folder: Path) -> None:
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(
+            "the folder of a sweep must be new or empty",
+            where=f"hydra.sweep.dir: {folder}",
+            seen="a folder with files in it" if folder.is_dir() else "a file",
+            fix="name another one, or leave hydra.sweep.dir out",
+        )
 
 
 def as_typed(facts: HydraConf) -> list[str]:
@@ -45,12 +72,14 @@ def job(config: DictConfig, facts: HydraConf) -> None:
     """Run one job. An error is shown and recorded in its folder, and stops no other job; Ctrl-C stops the sweep."""
     folder = Path(facts.runtime.output_dir)
     overrides = as_typed(facts)
+    RememberFolder.jobs = (*RememberFolder.jobs, folder)
     record: dict[str, Any] = {"number": int(facts.job.num), "overrides": overrides}
     write_json(folder / JOB, record)
     Console(highlight=False).print(f"[bold]job {record['number']}[/]  {' '.join(overrides)}", soft_wrap=True)
     try:
         from mlorun.training import train  # imports torch, which is slow
 
+        require_trust(config.trusted_packages, overrides)
         resolve(config)
         result = train(config, overrides, folder)
     except Exception as error:
@@ -69,7 +98,7 @@ def job(config: DictConfig, facts: HydraConf) -> None:
 @contextmanager
 def following() -> Iterator[Sweep]:
     """The sweep that Hydra runs inside, if it runs one."""
-    RememberFolder.folder = None
+    RememberFolder.folder, RememberFolder.jobs = None, ()
     try:
         yield Sweep()
     finally:
@@ -100,9 +129,9 @@ class Sweep:
         folder = RememberFolder.folder
         if folder is None or not folder.is_dir() or any(folder.glob("*/run.json")):
             return
-        for path in (*folder.glob(f"*/{JOB}"), folder / "multirun.yaml"):
+        for path in (*(job / JOB for job in RememberFolder.jobs), folder / "multirun.yaml"):
             path.unlink(missing_ok=True)
-        for path in (*folder.iterdir(), *RememberFolder.made):
+        for path in (*RememberFolder.jobs, *RememberFolder.made):
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
 

@@ -179,12 +179,17 @@ def _estimators(
     from mlorun.assemble import make
     from mlorun.config.compose import composed
     from mlorun.config.locations import options
+    from mlorun.config.places import Allowed
 
     def maker(option: str) -> Callable[[], Mapping[str, Hypergradient]]:
         def estimates() -> Mapping[str, Hypergradient]:
             chosen = composed([*overrides, *(f"{node}.hypergradient={option}" for node in point.nodes)])
             plain: Any = OmegaConf.to_container(chosen.problems)
-            return {node: make(plain[node]["hypergradient"], f"problems.{node}.hypergradient") for node in point.nodes}
+            allowed = Allowed.at("hypergradient", chosen.trusted_packages)
+            return {
+                node: make(plain[node]["hypergradient"], f"problems.{node}.hypergradient", allowed)
+                for node in point.nodes
+            }
 
         return estimates
 

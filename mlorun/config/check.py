@@ -11,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlorun.config import optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.locations import options
+from mlorun.config.places import Allowed
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
 from mlorun.config.schema import (
@@ -23,7 +24,6 @@ from mlorun.config.schema import (
     EngineConfig,
     ProblemConfig,
 )
-from mlorun.config.targets import TRUSTED, locate
 from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 
 # keys of a node with a _target_ that are not arguments
@@ -51,17 +51,17 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         yield from absent
         return
     plain: Any = OmegaConf.to_container(config, resolve=True)
-    roots = (*TRUSTED, *plain["trusted_packages"])
+    trusted = plain["trusted_packages"]
     yield from _ranges(plain["engine"], EngineConfig, "engine")
     yield from _ranges(plain, Config, "")
     yield from _ranges(plain["checkpoint"], CheckpointConfig, "checkpoint")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
-        yield from _part(plain["data"], "data", "data=OPTION", roots)
+        yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):
         for name, entry in plain[group].items():
-            yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", roots)
+            yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", Allowed.at(group, trusted))
     for name, node in plain["problems"].items():
-        yield from _problem(name, node, roots)
+        yield from _problem(name, node, trusted)
 
 
 def check_bounds(config: DictConfig) -> None:
@@ -85,7 +85,7 @@ def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[Confi
             yield ConfigError(message, where=path, seen=f"{path}={value}")
 
 
-def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterator[ConfigError]:
+def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
     if not name.isidentifier():
         yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
@@ -93,12 +93,13 @@ def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterat
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
     for key in PLACED_GROUPS:
         if node[key] or key in REQUIRED_GROUPS:
-            yield from _part(node[key], f"{where}.{key}", f"{name}.{key}=OPTION", roots, positional=key in CALLED)
+            allowed = Allowed.at(key, trusted)
+            yield from _part(node[key], f"{where}.{key}", f"{name}.{key}=OPTION", allowed, positional=key in CALLED)
     further = {key: value for key, value in node.items() if key not in PROBLEM_KEYS}
     for key, value in further.items():
-        yield from _below(value, f"{where}.{key}", roots)
+        yield from _below(value, f"{where}.{key}", Allowed.at("argument", trusted))
     try:
-        accepted = arguments(locate(node["_target_"], where, roots))
+        accepted = arguments(Allowed.at("problem", trusted).locate(node["_target_"], where))
     except ConfigError as fault:
         yield fault
         return
@@ -106,12 +107,10 @@ def _problem(name: str, node: Mapping[str, Any], roots: Sequence[str]) -> Iterat
         yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 
 
-def _part(
-    node: Any, where: str, choice: str, roots: Sequence[str], *, positional: bool = False
-) -> Iterator[ConfigError]:
+def _part(node: Any, where: str, choice: str, allowed: Allowed, *, positional: bool = False) -> Iterator[ConfigError]:
     """Faults of something that must be a node with a `_target_`."""
     if isinstance(node, dict) and "_target_" in node:
-        yield from _below(node, where, roots, positional=positional)
+        yield from _below(node, where, allowed, positional=positional)
         return
     group = choice.partition("=")[0].rpartition(".")[2]
     known = f"choose one: {choice}, of {', '.join(options(group))}"
@@ -123,21 +122,22 @@ def _part(
         yield ConfigError(f"{where} is a mapping with a _target_", where=where, seen=seen, fix=known)
 
 
-def _below(node: Any, where: str, roots: Sequence[str], *, positional: bool = False) -> Iterator[ConfigError]:
+def _below(node: Any, where: str, allowed: Allowed, *, positional: bool = False) -> Iterator[ConfigError]:
     """Faults of every `_target_` at or below a node."""
     if isinstance(node, list):
         for index, value in enumerate(node):
-            yield from _below(value, f"{where}[{index}]", roots)
+            yield from _below(value, f"{where}[{index}]", allowed)
     elif isinstance(node, dict):
         if "_target_" in node:
-            yield from _call(node, where, roots, positional=positional)
+            yield from _call(node, where, allowed, positional=positional)
+            allowed = allowed.inside
         for key, value in node.items():
-            yield from _below(value, f"{where}.{key}", roots)
+            yield from _below(value, f"{where}.{key}", allowed)
 
 
-def _call(node: Mapping[str, Any], where: str, roots: Sequence[str], *, positional: bool) -> Iterator[ConfigError]:
+def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: bool) -> Iterator[ConfigError]:
     try:
-        target = locate(node["_target_"], where, roots)
+        target = allowed.locate(node["_target_"], where)
     except ConfigError as fault:
         yield fault
         return

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from mlorun.config import optimizer_defaults, schema, search_path
 from mlorun.config.explain import explain, explaining, is_about_config
 from mlorun.config.locations import PRIMARY_DIR
+from mlorun.config.places import require_trust
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import resolve
 from mlorun.config.shorthand import PRIMARY, expand
@@ -35,6 +36,7 @@ def composed(overrides: Sequence[str] = ()) -> DictConfig:
     """The config that these overrides describe, resolved but not checked. Raises ConfigError."""
     with session(), explaining(overrides):
         config = hydra.compose(PRIMARY, overrides=expand(overrides))
+        require_trust(config.trusted_packages, overrides)
         resolve(config)
     return config
 

@@ -15,6 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
+from mlorun.config.file_checks import require_bounded, require_no_hydra
 from mlorun.config.locations import OURS, configs_dir, options, user_configs_dir
 from mlorun.config.option_files import defaults_list
 from mlorun.errors import ConfigError
@@ -51,11 +52,16 @@ class UserConfigs(FileConfigSource):
         def change(entries: Entries) -> Entries:
             return overrides_last([_of_same_name(entry, group, name) for entry in entries])
 
+        file = Path(self.path) / f"{config_path.removesuffix('.yaml')}.yaml"
+        if file.is_file():
+            require_bounded(file)
         try:
             result = super().load_config(config_path)
         except UnicodeDecodeError as error:
             where = f"configs/{group}/{name}.yaml"
             raise ConfigError("a config is not text", where=where, seen=str(error), fix="save it as UTF-8") from error
+        plain = OmegaConf.to_container(result.config, resolve=False)
+        require_no_hydra(config_path.removesuffix(".yaml"), result.header.get("package"), plain)
         return _with_defaults(result, change)
 
 

@@ -11,11 +11,10 @@ from typing import Any
 
 from mlorun.errors import ConfigError, did_you_mean, nearest
 
-TRUSTED = ("torch", "torchvision", "mlorun", "recipes")
 _MOST = 20  # names that a fix lists at most
 
 
-def locate(target: Any, where: str, roots: Sequence[str] = TRUSTED) -> Callable[..., Any]:
+def locate(target: Any, where: str, roots: Sequence[str]) -> Callable[..., Any]:
     """What a `_target_` names. Raises ConfigError: not there, not callable, or not in a trusted package.
 
     The package is checked before anything is imported, because an import runs code.

@@ -36,13 +36,7 @@ class RunFolder:
 
         run_id is the UTC time to the millisecond, so it sorts by time; a taken one is waited out.
         """
-        if not name or name.startswith(".") or any(mark in name for mark in '/\\\0:*?"<>|'):
-            raise ConfigError(
-                "name becomes a folder, and cannot be one",
-                where="name",
-                seen=repr(name),
-                fix="use letters, digits, '-', '_' and '.', not starting with '.'",
-            )
+        require_name(name)
         home = Path(root).absolute() / name
         _make(home, exist_ok=True)
         while True:
@@ -205,6 +199,17 @@ class RunFolder:
     def update(self, **fields: Any) -> None:
         """Change these fields of run.json, and keep the others."""
         write_json(self.run, {**self.facts(), **fields})
+
+
+def require_name(name: str) -> None:
+    """Raise ConfigError for a name of runs that cannot be a folder's."""
+    if not name or name.startswith(".") or not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|'):
+        raise ConfigError(
+            "name becomes a folder, and cannot be one",
+            where="name",
+            seen=repr(name),
+            fix="use letters, digits, '-', '_' and '.', not starting with '.'",
+        )
 
 
 def _run_id() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -30,9 +31,14 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     Dirty means that tracked files were changed; untracked ones do not count, for runs/ is often one of them.
     """
     # no-optional-locks: a run must not get in the way of a git command typed meanwhile
-    command = ["git", "--no-optional-locks", "status", "--porcelain=v2", "--branch", "--untracked-files=no"]
+    # and nothing that the checkout's own config, or the environment, would have git run
+    command = [
+        "git", "--no-optional-locks", "-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null",
+        "status", "--porcelain=v2", "--branch", "--untracked-files=no", "--ignore-submodules=all",
+    ]  # fmt: skip
+    clean = {key: value for key, value in os.environ.items() if not key.startswith("GIT_")}
     try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5, check=False)
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=5, check=False, env=clean)
     except (OSError, subprocess.TimeoutExpired):
         return None
     if done.returncode != 0:

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from omegaconf import OmegaConf
 from rich.console import Console
 
 from mlorun import training
 from mlorun.cli import main
+from mlorun.commands import sweep
 from mlorun.commands.summary import Job, jobs_in, tables
 from mlorun.commands.sweep import RememberFolder, Sweep, following
+from mlorun.run.atomic import write_json
 from mlorun.run.events import Result
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -131,18 +132,47 @@ def test_hydras_own_settings_keep_working(monkeypatch: pytest.MonkeyPatch) -> No
     assert len(jobs_in(Path("elsewhere"))) == 2
 
 
-def test_discarding_touches_nothing_but_its_own(empty_folder: Path) -> None:
-    folder = empty_folder / "sweeps" / "x"
-    (folder / "0").mkdir(parents=True)
-    (folder / "0" / "job.json").write_text("{}")
-    (folder / "multirun.yaml").write_text("")
-    (folder / "precious.txt").write_text("mine")
-    (empty_folder / "0").mkdir()
-    with following() as progress:
-        RememberFolder().on_multirun_start(OmegaConf.create({"hydra": {"sweep": {"dir": str(folder)}}}))
-        progress.discard()
-    assert [path.name for path in folder.iterdir()] == ["precious.txt"]
-    assert (empty_folder / "0").is_dir()
+def everything(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_a_sweep_into_a_folder_that_holds_something_is_refused_and_touches_nothing(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake_train(monkeypatch, {0: ("finished", 0), 1: ("finished", 0)})
+    folder = empty_folder / "mine"
+    for name in ("0/job.json", "0/notes.txt", "multirun.yaml", "job.json"):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text("mine")
+    (folder / "empty").mkdir()
+    before = everything(folder)
+    assert main([DIGITS, "-m", "seed=0,1", "hydra.sweep.dir=mine"]) == 2
+    assert "must be new or empty" in capsys.readouterr().err
+    assert everything(folder) == before
+    assert (folder / "empty").is_dir()
+
+
+def test_a_refused_sweep_removes_what_it_made_and_nothing_that_came_meanwhile(
+    empty_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (empty_folder / "mine").mkdir()
+    write = write_json
+
+    def write_and_add(path: Path, value: Any) -> None:
+        write(path, value)
+        (empty_folder / "mine" / "7").mkdir(exist_ok=True)
+        (empty_folder / "mine" / "7" / "notes.txt").write_text("of somebody else")
+
+    monkeypatch.setattr(sweep, "write_json", write_and_add)
+    assert main([DIGITS, "-m", "seed=0,1", "hydra.sweep.dir=mine", "classifier.batch_size=-1"]) == 2
+    assert everything(empty_folder / "mine") == {"7/notes.txt": b"of somebody else"}
+
+
+@pytest.mark.parametrize("name", ["../../x", "a/b", ".hidden", "a\x1b[31m"])
+def test_a_sweep_stays_in_its_folder(empty_folder: Path, name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([DIGITS, "-m", "seed=0,1", f"name='{name}'"]) == 2
+    assert "name becomes a folder" in capsys.readouterr().err
+    assert list(empty_folder.rglob("*")) == []
 
 
 def test_a_sweep_with_runs_in_it_is_never_discarded(empty_folder: Path) -> None:

@@ -165,12 +165,13 @@ def test_our_own_folder_is_not_put_before_itself(monkeypatch: pytest.MonkeyPatch
 
 
 def test_recipes_of_the_working_folder_are_importable(empty_folder: Path) -> None:
+    from mlorun.config.places import ROOTS
     from mlorun.config.targets import locate
 
     (empty_folder / "recipes").mkdir()
     (empty_folder / "recipes" / "mine.py").write_text("class Mine:\n    pass\n")
     composed([DIGITS])
-    assert locate("recipes.mine.Mine", "here").__module__ == "recipes.mine"
+    assert locate("recipes.mine.Mine", "here", ROOTS).__module__ == "recipes.mine"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from mlorun.cli import main
+from mlorun.config.places import ROOTS
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.targets import locate
 
@@ -27,7 +28,7 @@ def test_the_init_file_of_the_package_runs(recipes: Path) -> None:
         "from torch import nn\n\n\ndef Wide():\n    from recipes import WIDTH\n    return nn.Linear(1, WIDTH)\n"
     )
     make_recipes_importable()
-    assert locate("recipes.Wide", "here")().out_features == 3
+    assert locate("recipes.Wide", "here", ROOTS)().out_features == 3
 
 
 def test_an_init_file_that_fails_is_reported_on_one_screen(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,10 +72,10 @@ def test_another_working_folder_has_other_recipes(
     for folder, number in ((recipes, 1), (other / "recipes", 2)):
         (folder / "mine.py").write_text(f"def number():\n    return {number}\n")
     make_recipes_importable()
-    assert locate("recipes.mine.number", "here")() == 1
+    assert locate("recipes.mine.number", "here", ROOTS)() == 1
     monkeypatch.chdir(other)
     make_recipes_importable()
-    assert locate("recipes.mine.number", "here")() == 2
+    assert locate("recipes.mine.number", "here", ROOTS)() == 2
 
 
 def test_an_init_file_that_ends_the_program_is_reported(recipes: Path, capsys: pytest.CaptureFixture[str]) -> None:

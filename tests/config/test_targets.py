@@ -7,14 +7,15 @@ from pathlib import Path
 
 import pytest
 
+from mlorun.config.places import ROOTS
 from mlorun.config.recipes import make_recipes_importable
-from mlorun.config.targets import TRUSTED, locate
+from mlorun.config.targets import locate
 from mlorun.errors import ConfigError
 
 
 def fault_of(target: object) -> ConfigError:
     with pytest.raises(ConfigError) as caught:
-        locate(target, "problems.a.module")
+        locate(target, "problems.a.module", ROOTS)
     assert caught.value.where == "problems.a.module._target_"
     return caught.value
 
@@ -24,7 +25,7 @@ def fault_of(target: object) -> ConfigError:
                "mlorun.recipes.modules.mlp", "torch.nn.Module.float"]
 )  # fmt: skip
 def test_a_class_a_function_and_a_method_below_a_trusted_package_are_found(target: str) -> None:
-    assert callable(locate(target, "here"))
+    assert callable(locate(target, "here", ROOTS))
 
 
 @pytest.mark.parametrize(
@@ -91,4 +92,4 @@ def test_a_recipe_that_does_not_import_is_told_apart_from_one_that_is_not_there(
 
 
 def test_the_trusted_packages_are_few() -> None:
-    assert TRUSTED == ("torch", "torchvision", "mlorun", "recipes")
+    assert ROOTS == ("torch", "torchvision", "mlorun", "recipes")
