@@ -13,6 +13,7 @@ from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
@@ -90,6 +91,19 @@ GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers}
 def test_every_estimator_is_right_on_every_graph(graph: str, name: str) -> None:
     case, entry = GRAPHS[graph](), ENTRIES[name]
     assert relative(hypergradient(case, entry.make), case.expected(entry.solve)) <= entry.bounds[torch.float64]
+
+
+@pytest.mark.parametrize("upper", ["up", "other"])
+def test_forward_mode_carries_the_tangents_of_every_upper_problem(upper: str) -> None:
+    gradients = []
+    for estimate in (Unrolled(None, "iterates"), Forward(10)):
+        engine = engine_of(two_uppers(), {"low": estimate})
+        with torch.no_grad():
+            engine.problems["low"].theta[0].add_(1.0)
+        execute(engine, *(Action("low", starts=index == 0) for index in range(3)))
+        gradients.append(engine.gradient(upper)[0])
+    assert float(gradients[0].norm()) > 0.1
+    assert relative(*gradients) < 1e-12
 
 
 def engine_of(case: Case, chosen: dict[str, Hypergradient]) -> Engine:
