@@ -83,7 +83,29 @@ def two_uppers() -> Case:
     )
 
 
-GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers}
+def read_twice() -> Case:
+    """up steers low, and reads it at first hand and by way of middle."""
+    h = {"low": definite(4, 21), "middle": definite(3, 22)}
+    b, e, lam = random(23, 2, 4), 2 * random(24, 4, 3), random(25, 2)
+    low = -torch.linalg.solve(h["low"], b.T @ lam)
+    middle = -torch.linalg.solve(h["middle"], e.T @ low)
+    return Case(
+        losses={
+            "up": lambda p: ((p["low"] - 1).square().sum() + (p["middle"] - 1).square().sum()) / 2,
+            "low": lambda p: p["low"] @ h["low"] @ p["low"] / 2 + p["up"] @ b @ p["low"],
+            "middle": lambda p: p["middle"] @ h["middle"] @ p["middle"] / 2 + p["low"] @ e @ p["middle"],
+        },
+        points={"up": lam, "low": low, "middle": middle},
+        graph=ProblemGraph.build(["up", "low", "middle"], {"up": ["low"]}, {"low": ["middle", "up"], "middle": ["up"]}),
+        upper="up",
+        direct=torch.zeros(2),
+        cotangents={"low": low - 1, "middle": middle - 1},
+        hessians=h,
+        cross={"low": {"up": b}, "middle": {"low": e}},
+    )
+
+
+GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers, "a problem read twice": read_twice}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)

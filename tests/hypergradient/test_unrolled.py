@@ -286,6 +286,66 @@ def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory
     assert relative(got, make(Unrolled(kept, "iterates")).gradient()) < 1e-13
 
 
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
+def test_a_truncated_loop_does_not_reach_its_start(memory: Any) -> None:
+    got = program_of(**VARIANTS["learned start"])(Unrolled(2, memory)).gradient()
+    on_weights, on_start = got[:INPUTS], got[INPUTS:]
+    assert float(on_weights.norm()) > 1e-3
+    assert not on_start.any()
+
+
+class Number(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.tensor(value))
+
+
+class Given(Problem):
+    """A loss of every problem's number."""
+
+    def __init__(self, *, loss: Callable[[Callable[[str], Tensor]], Tensor], **problem: Any) -> None:
+        super().__init__(**problem)
+        self.given = loss
+
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        return self.given(lambda name: self._peers[name].theta[0])
+
+
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
+def test_every_update_is_differentiated_at_the_lower_optima_that_it_saw(memory: Any) -> None:
+    """mid goes down by RATE low^2 free an update, while low, which top steers, and free, which nobody does, move."""
+    rate, count = 0.1, 5
+
+    def problem(name: str, value: float, loss: Callable[[Callable[[str], Tensor]], Tensor], **kwargs: Any) -> Given:
+        return Given(name=name, module=Number(value), optimizer=lambda p: SGD(p, lr=rate), loss=loss, **kwargs)
+
+    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
+    schedule = UpdateSchedule(unroll_steps=count)
+    problems = [
+        problem("top", 1.0, lambda p: p("mid").square() / 2),
+        problem("mid", 3.0, lambda p: p("mid") * p("low").square() * p("free"), hypergradient=Unrolled(None, memory),
+                update_schedule=schedule),
+        problem("low", 0.2, lambda p: (p("low") - p("top")).square() / 2, hypergradient=t1t2),
+        problem("free", 0.1, lambda p: (p("free") - 2).square() / 2),
+    ]  # fmt: skip
+    dependencies = {"u2l": {"top": ["low"]}, "l2u": {"low": ["mid"], "free": ["mid"], "mid": ["top"]}}
+    engine = Engine(problems, dependencies, train_iters=count)
+    engine.probe()
+    number = {name: problem.theta[0] for name, problem in engine.problems.items()}
+    slope, checked = 0.0, False
+    for action in engine.actions():
+        if action.problem == "mid":
+            slope -= rate * 2 * float(number["low"].detach()) * float(number["free"].detach())
+        if action.problem == "top":
+            checked = True
+            wanted = float(number["mid"].detach()) * slope  # times d low / d top, which is 1
+            assert float(engine.gradient("top")[0]) == pytest.approx(wanted, rel=1e-12)
+    assert checked
+
+
 @pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
 def test_at_the_optimum_gradient_descent_unrolled_is_the_neumann_series(case: str, memory: Any) -> None:

@@ -47,6 +47,7 @@ REINFORCE = "tests/hypergradient/test_reinforce.py"
 ROLL_BACK = "tests/core/test_roll_back.py"
 SCHEDULE = "tests/core/program/test_schedule.py"
 SOLVES = "tests/hypergradient/test_solves.py"
+STOPS = "tests/hypergradient/test_stop_gradients.py"
 STATE = "tests/core/test_state.py"
 UNROLLED = "tests/hypergradient/test_unrolled.py"
 UPDATE = "tests/core/program/test_update.py"
@@ -958,7 +959,7 @@ HYPERGRADIENT = [
         "hypergradient/level.py",
         "return loss + vectors.inner(vectors.add(self.cotangent, self.direct, alpha=-1.0), theta)",
         "return loss",
-        PENALTY,
+        f"{GRAPHS} -k twice",
     ),
     Mutant(
         "a Hessian product leaves weight decay out",
@@ -994,28 +995,28 @@ HYPERGRADIENT = [
         "hypergradient/stop_gradients.py",
         "        return value.clone()\n",
         "        return part\n",
-        CUT,
+        STOPS,
     ),
     Mutant(
         "stopped values are put in one late",
         "hypergradient/stop_gradients.py",
         "        self._next: Iterator[Any] = iter(values)\n",
         "        self._next: Iterator[Any] = iter([*values[:1], *values])\n",
-        CUT,
+        STOPS,
     ),
     Mutant(
         "a stopped value that was computed in place is not put in",
         "hypergradient/stop_gradients.py",
         "                return part.copy_(value)",
         "                return part",
-        CUT,
+        STOPS,
     ),
     Mutant(
         "a number from item is not held",
         "hypergradient/stop_gradients.py",
         "        elif not isinstance(part, float):\n",
         "        else:\n",
-        CUT,
+        STOPS,
     ),
     Mutant(
         "the forward pass of an autograd Function stops gradients",
@@ -1029,7 +1030,7 @@ HYPERGRADIENT = [
         "hypergradient/stop_gradients.py",
         "part.detach().clone() if isinstance(part, Tensor) else part)",
         "part.detach() if isinstance(part, Tensor) else part)",
-        CUT,
+        STOPS,
     ),
     # hypergradient/trajectory.py
     Mutant(
@@ -1037,21 +1038,21 @@ HYPERGRADIENT = [
         "hypergradient/trajectory.py",
         "vectors.detach(then.get(name, vector))",
         "vectors.detach(vector)",
-        f"{UNROLLED} {GRAPHS} {CLOSED} {RECORDER}",
+        f"{UNROLLED} -k that_it_saw",
     ),
     Mutant(
         "an update reads lower optima as they are now",
         "hypergradient/trajectory.py",
         "{**update.lower_optima, **lam, self.name: theta}",
         "{**lam, self.name: theta}",
-        f"{RECORDER} {UNROLLED} {GRAPHS}",
+        f"{UNROLLED} -k that_it_saw",
     ),
     Mutant(
         "a decided start counts though earlier updates were let go",
         "hypergradient/trajectory.py",
         "return self._problem.start(lam) if self.whole else None",
         "return self._problem.start(lam)",
-        f"{UNROLLED} {STATE} -k 'start or tasks'",
+        f"{UNROLLED} -k truncated",
     ),
     Mutant(
         "an iterate is computed again from the first one",
