@@ -14,7 +14,10 @@ from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import GraphError
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.exact import Exact
@@ -192,6 +195,13 @@ def test_gauss_newton_is_exact_where_the_problems_below_are_jointly_quadratic(ki
     truth = solved.slope("top")
     assert relative(solved.gradient("top", exact("gauss_newton")), truth) < 1e-7
     assert relative(solved.gradient("top", exact("full")), truth) < 1e-7
+
+
+@pytest.mark.parametrize("cross", [ForwardOverReverse(), CentralDifference(1e-2, relative=False)])
+def test_the_cross_of_a_total_loss_is_always_double_backward(cross: Cross) -> None:
+    solved = program(*PROGRAMS["top reads both"], decay=0.3)
+    engine = solved.engine("top", lambda name: Implicit(Exact(0.0, 100), cross, "after", "full"))
+    assert relative(engine.gradient("top")[0], solved.slope("top")) < 1e-5
 
 
 # kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -22,6 +23,7 @@ from mlorun.verify.suite import hypergradient, relative
 from tests.hypergradient.stepping import execute, swept
 
 CPU = torch.device("cpu")
+MIXED = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(3, 5)
 
 
 def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
@@ -43,6 +45,29 @@ def test_f2sa_with_a_large_gamma_is_nearly_exact_at_any_depth(case: str) -> None
 
 def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) -> Engine:
     return Engine(case.problems(make, lr), case.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10**6)
+
+
+def mixed() -> Case:
+    """The quadratic case, with a product of lam and theta in F, too."""
+    case = quadratic()
+    plain = case.losses["up"]
+    return replace(case, losses={**case.losses, "up": lambda p: plain(p) + p["up"] @ MIXED @ p["low"]})
+
+
+def test_f2sa_at_any_gamma_is_its_formula() -> None:
+    """L and F are quadratic in theta: y is where F / gamma + L has no slope."""
+    case, gamma = mixed(), 3.0
+    a, c, lam, z = case.hessians["low"], case.cross["low"]["up"], case.points["up"], case.points["low"]
+
+    def upper(theta: Tensor) -> Tensor:
+        return case.losses["up"]({"up": lam, "low": theta})
+
+    slope = torch.autograd.functional.jacobian(upper, z)
+    y = z - torch.linalg.solve(a + torch.autograd.functional.hessian(upper, z) / gamma, slope / gamma)
+    rows = {"up": lam.clone().requires_grad_(), "low": z}
+    (direct,) = torch.autograd.grad(case.losses["up"](rows), rows["up"])
+    wanted = direct + gamma * c @ (y - z) + MIXED @ (y - z)
+    assert relative(hypergradient(case, lambda: F2SA(gamma, 0.0, 600, 0.3, True)), wanted) < 1e-9
 
 
 def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
@@ -115,7 +140,7 @@ def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: C
 
 def test_one_call_of_bome_is_its_formula() -> None:
     """L = theta'A theta / 2 + lam'C theta + a'theta: every derivative is written out."""
-    case = quadratic()
+    case = mixed()
     eta, rate = 0.5, 0.1
     a, c, lam, z = case.hessians["low"], case.cross["low"]["up"], case.points["up"], case.points["low"]
 

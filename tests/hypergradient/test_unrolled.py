@@ -287,8 +287,9 @@ def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory
 
 
 @pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
-def test_a_truncated_loop_does_not_reach_its_start(memory: Any) -> None:
-    got = program_of(**VARIANTS["learned start"])(Unrolled(2, memory)).gradient()
+@pytest.mark.parametrize("steps", [3, T])  # of which the first is kept, or not
+def test_a_truncated_loop_does_not_reach_its_start(memory: Any, steps: int) -> None:
+    got = program_of(**VARIANTS["learned start"], steps=steps)(Unrolled(2, memory)).gradient()
     on_weights, on_start = got[:INPUTS], got[INPUTS:]
     assert float(on_weights.norm()) > 1e-3
     assert not on_start.any()
@@ -461,6 +462,14 @@ def test_forward_mode_refuses_more_hyperparameters_than_it_was_given() -> None:
 def test_every_optimizer_whose_step_is_known_is_tried_here() -> None:
     tried = {type(make([nn.Parameter(torch.zeros(1))])) for make in OPTIMIZERS.values()}
     assert tried == set(PURE_STEPS)
+
+
+@pytest.mark.parametrize("variant", ["learned lr", "learned lr, momentum and decay", "adam"])
+def test_the_fixed_point_of_an_update_without_iterations_is_its_last_step(variant: str) -> None:
+    make = program_of(**VARIANTS[variant])
+    once, last = (make(estimate).gradient() for estimate in (UpdateMap(0), Unrolled(1, "iterates")))
+    assert float(last[INPUTS:].abs().min() if len(last) > INPUTS else last.norm()) > 1e-8
+    assert relative(once, last) < 1e-13
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
