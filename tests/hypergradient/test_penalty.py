@@ -82,6 +82,15 @@ def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     assert not torch.equal(first.y[0], second.y[0])
 
 
+def test_gamma_is_larger_by_growth_at_every_call() -> None:
+    case = quadratic()
+    engine = engine_of(case, lambda: F2SA(3.0, 2.0, 4, 0.1, True))
+    execute(engine, Action("low", starts=True))
+    later = swept(engine, "up", {"low": (torch.ones(5),)}, {"low": Copy((torch.zeros(5),), 2)}).edges["low", "up"]
+    engine.problems["low"].hypergradient = F2SA(7.0, 0.0, 4, 0.1, True)
+    assert torch.equal(later[0], swept(engine, "up", {"low": (torch.ones(5),)}, {}).edges["low", "up"][0])
+
+
 @pytest.mark.parametrize("follow", [True, False])
 def test_f2sa_is_the_implicit_hypergradient_at_parameters_short_of_their_optimum_where_y_follows_them(
     follow: bool,
@@ -138,7 +147,8 @@ def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: C
     assert all(torch.equal(t, old) and t.grad is None for t, old in zip(everything, before, strict=True))
 
 
-def test_one_call_of_bome_is_its_formula() -> None:
+@pytest.mark.parametrize("away", [0.0, 0.5])  # how far y starts up the slope of F, where the multiplier vanishes
+def test_one_call_of_bome_is_its_formula(away: float) -> None:
     """L = theta'A theta / 2 + lam'C theta + a'theta: every derivative is written out."""
     case = mixed()
     eta, rate = 0.5, 0.1
@@ -156,13 +166,19 @@ def test_one_call_of_bome_is_its_formula() -> None:
         m = torch.clamp(eta - (f_theta @ q_theta + f_lam @ q_lam) / square, min=0) if square > 0 else torch.zeros(())
         return m, q_theta, q_lam
 
-    y = z
+    start = away * grad_f(z)[0]
+    y, multipliers = z + start, []
     for _ in range(3):
         m, q_theta, _ = multiplier(y)
+        multipliers.append(float(m))
         y = y - rate * (grad_f(y)[0] + m * q_theta)
     m, _, q_lam = multiplier(y)
-    wanted = grad_f(z)[1] + m * q_lam + grad_f(y)[1] - grad_f(z)[1]
-    assert relative(hypergradient(case, lambda: BOME(eta, 3, rate, True)), wanted) < 1e-10
+    assert (0.0 in multipliers[1:]) == (away > 0)
+    wanted = m * q_lam + grad_f(y)[1] - grad_f(z)[1]
+    engine = engine_of(case, lambda: BOME(eta, 3, rate, True), lr=0.0)
+    execute(engine, Action("low", starts=True))
+    edges = swept(engine, "up", {"low": (grad_f(z)[0],)}, {"low": Copy((start,), 1)}).edges
+    assert relative(edges["low", "up"][0], wanted) < 1e-10
 
 
 @pytest.mark.parametrize(
