@@ -39,7 +39,7 @@ class RollBack:
         torch._foreach_copy_(problem.theta, copy["parameters"])
         for buffer, value in zip(problem.module.buffers(), copy["buffers"], strict=True):
             buffer.copy_(value)
-        problem.update.load_state_dict({**copy["update"], "scaler": None})
+        problem.update.load_state_dict({**deepcopy(copy["update"]), "scaler": None})
         if problem.stream is not None:
             problem.stream.load_state_dict(copy["stream"])
 

@@ -235,6 +235,36 @@ def test_roll_back_repeats_the_inner_loop_on_the_same_batches_under_the_new_uppe
     assert low.stream.state_dict() == {"epoch": 0, "position": 2}
 
 
+def test_roll_back_returns_to_what_the_hook_of_the_inner_loop_made() -> None:
+    starts: list[float] = []
+
+    class Fresh(Weighted):
+        def on_inner_loop_start(self) -> None:
+            with torch.no_grad():
+                self.module.bias.fill_(float(len(starts) + 5))
+
+        def training_step(self, batch: Any) -> Any:
+            starts.append(self.module.bias[0].item())
+            return super().training_step(batch)
+
+    up, _ = bilevel()
+    low = Fresh(
+        name="low",
+        module=nn.Linear(3, 2),
+        optimizer=sgd,
+        stream=data("low"),
+        hypergradient=FirstOrder(),
+        update_schedule=UpdateSchedule(unroll_steps=2, roll_back=True),
+    )
+    program = engine([up, low], {"up": ["low"]}, train_iters=2)
+    program.probe()
+    starts.clear()
+    program.run()
+    first, second, again, last = starts
+    assert first == again == 5.0
+    assert second != 5.0 and last != 5.0
+
+
 def test_roll_back_works_on_the_middle_of_three_levels() -> None:
     class Low(Problem):
         def training_step(self, batch: Any) -> Tensor:

@@ -120,14 +120,34 @@ def test_a_run_that_goes_on_from_a_saved_state_gives_the_same_bits(overrides: li
 def test_a_run_may_be_saved_in_the_middle_of_a_global_step(tmp_path: Path) -> None:
     config = mlorun.compose(PROGRAMS["accumulation, unrolled"])
     whole = trained(mlorun.build(config))[0]
-    for count in (3, 6, 7):
+    middles = 0
+    for count in (3, 4, 7, 9):
         first = mlorun.build(config)
         for done, _ in enumerate(first.actions()):
             if done == count:
                 break
+        middles += first.state_dict()["actions_done"] > 0
         second = mlorun.build(config)
         second.load_state_dict(first.state_dict())
         assert trained(second)[0] == whole
+    assert middles == 2
+
+
+def test_what_the_next_report_will_say_and_every_mode_come_back() -> None:
+    config = mlorun.compose(PROGRAMS["roll back"])
+    first, second = mlorun.build(config), mlorun.build(config)
+    for step in first.steps():
+        if step == 6:
+            break
+    first.problems["classifier"].module.eval()
+    second.load_state_dict(first.state_dict())
+    assert not any(module.training for module in second.problems["classifier"].module.modules())
+    events: dict[str, list[Event]] = {"first": [], "second": []}
+    metrics = [engine.report(events[name].append) for name, engine in (("first", first), ("second", second))]
+    assert "reweight/loss" in metrics[0]
+    assert metrics[0] == metrics[1]
+    assert [event.kind for event in events["first"]] == ["train", "train", "hypergradient"]
+    assert events["first"] == events["second"]
 
 
 def test_saving_changes_nothing_and_shares_nothing() -> None:

@@ -19,23 +19,28 @@ from torch.func import functional_call
 from mlorun.core.engine import Engine
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.schedule import UpdateSchedule
+from mlorun.core.program.update import UpdateRule
 from mlorun.core.replay.views import ProblemView, default_dtype
 from mlorun.errors import GraphError
 from mlorun.hypergradient.crosses.central_difference import CentralDifference
 from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.crosses.reference import Reference
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.estimators.update_map import UpdateMap
+from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
 from mlorun.hypergradient.solvers.exact import Exact
 from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.hypergradient.solvers.solver import Solver
+from mlorun.hypergradient.vectors import Vector
 from mlorun.run.device import Precision
+from tests.hypergradient.given import GivenProblem
 
 CPU = torch.device("cpu")
 RATE, TERMS, DECAY, H = 0.1, 5, 0.5, 1e-5
@@ -405,14 +410,90 @@ def test_where_nothing_agrees_the_size_of_the_error_is_named(name: str, caplog: 
     assert words in caplog.text
 
 
-def test_a_decision_for_differences_goes_through_a_checkpoint() -> None:
+@pytest.mark.parametrize("name", ["unrolled", "t1t2", "cg"])
+def test_a_decision_for_differences_goes_through_a_checkpoint_and_holds_at_later_calls(name: str) -> None:
+    def estimate() -> Hypergradient:
+        if name == "unrolled":
+            return Unrolled(None, "iterates")
+        solve, cross, _ = IMPLICIT[name]
+        return Implicit(solve, cross, "after", "full")
+
     module = cut()
-    engine = program(module, Unrolled(None, "iterates"), steps=2)
+    engine = program(module, estimate(), steps=2)
     run(engine)
-    other = program(cut(), Unrolled(None, "iterates"), steps=2)
+    fresh = engine.gradient("up")[0]
+    other = program(cut(), estimate(), steps=2)
     other.load_state_dict(engine.state_dict())
     assert other.adjoint.choices() == engine.adjoint.choices()
-    assert "by differences" in other.adjoint.choices()["up <- fit"]
+    assert "difference" in other.adjoint.choices()["up <- fit"].lower()
+    assert ("in place of" in other.adjoint.choices()["up <- fit"]) == (name != "unrolled")
+    assert torch.equal(other.gradient("up")[0], fresh)
+    engine.adjoint.carries["up"].clear()
+    assert relative(fresh, engine.gradient("up")[0]) < 1e-12  # as decided anew
+
+
+class Blocks(nn.Module):
+    """Outputs of a linear layer, and a block that they do not depend on, under a cut."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.apart = nn.Linear(3, 1), nn.Linear(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+class Apart(Fit):
+    def training_step(self, batch: Any) -> Tensor:
+        return super().training_step(batch) + Cut.apply(self.module.apart.weight * self.up.module.row[0]).sum()
+
+
+@pytest.mark.parametrize("preset", ["unrolled", "cg"])
+def test_a_cut_in_a_block_that_the_upper_problem_does_not_pull_on_is_seen(
+    preset: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    estimate = Unrolled(None, "iterates") if preset == "unrolled" else Implicit(*IMPLICIT["cg"][:2], "after", "full")
+    with caplog.at_level(logging.WARNING, "mlorun"):
+        run(program(Blocks(), estimate, fit=Apart))
+    assert "% off the change of the gradient" in caplog.text
+
+
+def given(loss: Callable[[Tensor], Tensor], theta: Tensor) -> tuple[Level, Vector]:
+    """The level of a loss of theta alone, and a vector."""
+    parameter = nn.Parameter(theta)
+    rule = UpdateRule((parameter,), torch.optim.SGD([parameter], lr=0.1), None, None)
+    problem = GivenProblem("fit", (parameter.detach(),), rule, lambda values: loss(values["fit"][0]))
+    return Level(problem), (torch.linspace(-1, 1, len(theta)),)
+
+
+def test_a_gradient_too_large_for_its_change_to_be_seen_proves_nothing() -> None:
+    level, v = given(lambda theta: 1e14 * theta.sum() + theta.square().sum(), torch.linspace(0.1, 1, 5))
+    assert Reference(level, v).hessian_error() == 0
+
+
+class Rough(torch.autograd.Function):
+    """The square, with a gradient that is off by a hundredth, up or down, from one number to the next."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad * (2 * x + 0.01 * (1e12 * x.detach()).sin())
+
+
+def test_differences_that_differ_among_themselves_prove_nothing() -> None:
+    level, v = given(lambda theta: Rough.apply(theta).sum(), torch.linspace(0.1, 1, 5))
+    torch.testing.assert_close(level.hvp(v)[0], 2 * v[0])
+    assert Reference(level, v).hessian_error() == 0
+
+
+def test_a_wrong_product_is_told_by_its_size() -> None:
+    level, v = given(lambda theta: Cut.apply(theta).sum() + theta.square().sum(), torch.zeros(5))
+    assert Reference(level, v).hessian_error() == pytest.approx(0.25 / 2.25, rel=1e-3)
 
 
 class Recurrent(nn.Module):
@@ -478,12 +559,21 @@ class InSingle(nn.Module):
         return torch.tanh(F.linear(x.float(), self.body.weight.float(), self.body.bias.float()))
 
 
+def on_a_kink() -> nn.Module:
+    """A layer that starts from zero, as the last one before a ReLU often does."""
+    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
+    nn.init.zeros_(net[0].weight)  # type: ignore[arg-type]
+    nn.init.zeros_(net[0].bias)  # type: ignore[arg-type]
+    return net
+
+
 def sequence(*middle: nn.Module, width: int = 16) -> nn.Module:
     return nn.Sequential(nn.Linear(4, width), *middle, nn.Linear(width, 3))
 
 
 ORDINARY: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: sequence(nn.ReLU(), nn.Linear(16, 16), nn.ReLU()),
+    "on a kink": on_a_kink,
     "wide relu": lambda: sequence(nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), width=400),
     "gelu and layer norm": lambda: sequence(nn.GELU(), nn.LayerNorm(16)),
     "dropout": lambda: sequence(nn.Dropout(0.5), nn.ReLU()),

@@ -122,6 +122,12 @@ def test_the_mean_over_many_draws_is_within_three_sigma(acts: Acts, sigma: float
     assert (error < 0.1 * wanted.norm()).all(), "too noisy to tell anything"
 
 
+def test_a_pair_takes_the_curvature_out() -> None:
+    """F(theta_T) is quadratic in lam: the two runs of a pair give its slope along u, whatever sigma is."""
+    wide, narrow = (blocks(by_loss, sigma, 1, samples=1) for sigma in (0.5, 0.01))
+    assert relative(wide, narrow) < 1e-9
+
+
 def test_a_start_decided_above_is_perturbed_too() -> None:
     oracle = maml()
     assert relative(hypergradient(oracle, lambda: Evolution(2000, 1e-3, 0)), oracle.exact()) < 0.15

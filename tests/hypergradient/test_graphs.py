@@ -13,6 +13,7 @@ from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
+from mlorun.hypergradient.estimators.forward import Forward
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.solvers.conjugate_gradient import ConjugateGradient
@@ -82,7 +83,29 @@ def two_uppers() -> Case:
     )
 
 
-GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers}
+def read_twice() -> Case:
+    """up steers low, and reads it at first hand and by way of middle."""
+    h = {"low": definite(4, 21), "middle": definite(3, 22)}
+    b, e, lam = random(23, 2, 4), 2 * random(24, 4, 3), random(25, 2)
+    low = -torch.linalg.solve(h["low"], b.T @ lam)
+    middle = -torch.linalg.solve(h["middle"], e.T @ low)
+    return Case(
+        losses={
+            "up": lambda p: ((p["low"] - 1).square().sum() + (p["middle"] - 1).square().sum()) / 2,
+            "low": lambda p: p["low"] @ h["low"] @ p["low"] / 2 + p["up"] @ b @ p["low"],
+            "middle": lambda p: p["middle"] @ h["middle"] @ p["middle"] / 2 + p["low"] @ e @ p["middle"],
+        },
+        points={"up": lam, "low": low, "middle": middle},
+        graph=ProblemGraph.build(["up", "low", "middle"], {"up": ["low"]}, {"low": ["middle", "up"], "middle": ["up"]}),
+        upper="up",
+        direct=torch.zeros(2),
+        cotangents={"low": low - 1, "middle": middle - 1},
+        hessians=h,
+        cross={"low": {"up": b}, "middle": {"low": e}},
+    )
+
+
+GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers, "a problem read twice": read_twice}
 
 
 @pytest.mark.parametrize("graph", GRAPHS)
@@ -90,6 +113,19 @@ GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers}
 def test_every_estimator_is_right_on_every_graph(graph: str, name: str) -> None:
     case, entry = GRAPHS[graph](), ENTRIES[name]
     assert relative(hypergradient(case, entry.make), case.expected(entry.solve)) <= entry.bounds[torch.float64]
+
+
+@pytest.mark.parametrize("upper", ["up", "other"])
+def test_forward_mode_carries_the_tangents_of_every_upper_problem(upper: str) -> None:
+    gradients = []
+    for estimate in (Unrolled(None, "iterates"), Forward(10)):
+        engine = engine_of(two_uppers(), {"low": estimate})
+        with torch.no_grad():
+            engine.problems["low"].theta[0].add_(1.0)
+        execute(engine, *(Action("low", starts=index == 0) for index in range(3)))
+        gradients.append(engine.gradient(upper)[0])
+    assert float(gradients[0].norm()) > 0.1
+    assert relative(*gradients) < 1e-12
 
 
 def engine_of(case: Case, chosen: dict[str, Hypergradient]) -> Engine:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,10 +14,14 @@ from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import GraphError
+from mlorun.hypergradient.crosses.central_difference import CentralDifference
+from mlorun.hypergradient.crosses.cross import Cross
 from mlorun.hypergradient.crosses.double_backward import DoubleBackward
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient, Nested
 from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.solvers.exact import Exact
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.verify.suite import relative
 from tests.hypergradient.resolving import Loss, Solved
 
@@ -67,6 +73,40 @@ def test_the_scalar_program_has_its_closed_form(top: Loss, l2u: Any, truth: floa
 def test_by_its_own_loss_alone_the_scalar_program_is_twice_as_far() -> None:
     program = scalar(lambda p: p["mid"].square().sum() / 2, {"bot": ["mid"], "mid": ["top"]})
     assert float(program.gradient("top", exact("own_loss"))[0]) == pytest.approx(-4.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("nested", ["full", "gauss_newton"])
+def test_gauss_newton_leaves_out_how_a_lower_optimum_curves(nested: Nested) -> None:
+    """bot* = sin mid, so that d2/dmid2 of (bot* - 1)^2 / 2 is cos(mid)^2 and, in full, (1 - sin mid) sin mid more."""
+    losses: dict[str, Loss] = {
+        "top": lambda p: p["mid"].square().sum() / 2,
+        "mid": lambda p: ((p["bot"] - 1).square() + p["top"] * (p["mid"] - 2).square()).sum() / 2,
+        "bot": lambda p: (p["bot"] - p["mid"].sin()).square().sum() / 2,
+    }
+    starts = {"top": torch.tensor([3.0]), "mid": torch.tensor([1.8]), "bot": torch.tensor([0.9])}
+    graph = ProblemGraph.build(list(starts), {"top": ["mid"], "mid": ["bot"]}, {"bot": ["mid"], "mid": ["top"]})
+    program = Solved(losses, graph, starts)
+    mid = float(program.at("top", starts["top"])["mid"])
+    curvature = 3.0 + math.cos(mid) ** 2 + (nested == "full") * (1 - math.sin(mid)) * math.sin(mid)
+    got = float(program.gradient("top", exact(nested))[0])
+    assert got == pytest.approx(-mid * (mid - 2) / curvature, rel=1e-9)
+
+
+@pytest.mark.parametrize(("scale", "words"), [(0.5, ""), (0.52, ""), (0.6, "leaves 20 %"), (0.1, "leaves 80 %")])
+def test_a_solve_below_a_nested_problem_that_is_far_from_one_is_pointed_out(
+    scale: float, words: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """bot's Hessian is 2."""
+
+    def estimate(name: str) -> Hypergradient:
+        solve = Identity(scale) if name == "bot" else Exact(0.0, 100)
+        return Implicit(solve, DoubleBackward(), "after", "full")
+
+    with caplog.at_level(logging.WARNING, "mlorun"):
+        scalar(lambda p: p["mid"].square().sum() / 2, {"bot": ["mid"], "mid": ["top"]}).gradient("top", estimate)
+    assert bool(caplog.records) == bool(words)
+    assert words in caplog.text
+    assert "mid: the second derivatives of its total loss solve with bot's Hessian" in caplog.text or not words
 
 
 # any program
@@ -155,6 +195,13 @@ def test_gauss_newton_is_exact_where_the_problems_below_are_jointly_quadratic(ki
     truth = solved.slope("top")
     assert relative(solved.gradient("top", exact("gauss_newton")), truth) < 1e-7
     assert relative(solved.gradient("top", exact("full")), truth) < 1e-7
+
+
+@pytest.mark.parametrize("cross", [ForwardOverReverse(), CentralDifference(1e-2, relative=False)])
+def test_the_cross_of_a_total_loss_is_always_double_backward(cross: Cross) -> None:
+    solved = program(*PROGRAMS["top reads both"], decay=0.3)
+    engine = solved.engine("top", lambda name: Implicit(Exact(0.0, 100), cross, "after", "full"))
+    assert relative(engine.gradient("top")[0], solved.slope("top")) < 1e-5
 
 
 # kernels

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -22,6 +23,7 @@ from mlorun.verify.suite import hypergradient, relative
 from tests.hypergradient.stepping import execute, swept
 
 CPU = torch.device("cpu")
+MIXED = torch.linspace(-1, 1, 15, dtype=torch.float64).reshape(3, 5)
 
 
 def test_the_bias_of_f2sa_falls_as_one_over_gamma() -> None:
@@ -45,6 +47,29 @@ def engine_of(case: Case, make: Callable[[], Hypergradient], lr: float = 0.1) ->
     return Engine(case.problems(make, lr), case.graph, device=CPU, precision=Precision("fp32", CPU), train_iters=10**6)
 
 
+def mixed() -> Case:
+    """The quadratic case, with a product of lam and theta in F, too."""
+    case = quadratic()
+    plain = case.losses["up"]
+    return replace(case, losses={**case.losses, "up": lambda p: plain(p) + p["up"] @ MIXED @ p["low"]})
+
+
+def test_f2sa_at_any_gamma_is_its_formula() -> None:
+    """L and F are quadratic in theta: y is where F / gamma + L has no slope."""
+    case, gamma = mixed(), 3.0
+    a, c, lam, z = case.hessians["low"], case.cross["low"]["up"], case.points["up"], case.points["low"]
+
+    def upper(theta: Tensor) -> Tensor:
+        return case.losses["up"]({"up": lam, "low": theta})
+
+    slope = torch.autograd.functional.jacobian(upper, z)
+    y = z - torch.linalg.solve(a + torch.autograd.functional.hessian(upper, z) / gamma, slope / gamma)
+    rows = {"up": lam.clone().requires_grad_(), "low": z}
+    (direct,) = torch.autograd.grad(case.losses["up"](rows), rows["up"])
+    wanted = direct + gamma * c @ (y - z) + MIXED @ (y - z)
+    assert relative(hypergradient(case, lambda: F2SA(gamma, 0.0, 600, 0.3, True)), wanted) < 1e-9
+
+
 def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     case = quadratic()
     engine = engine_of(case, lambda: F2SA(10.0, 5.0, 1, 0.1, True))
@@ -55,6 +80,15 @@ def test_gamma_grows_and_y_is_kept_from_call_to_call() -> None:
     second = engine.adjoint.carries["up"]["low"]
     assert isinstance(second, Copy) and second.count == 2
     assert not torch.equal(first.y[0], second.y[0])
+
+
+def test_gamma_is_larger_by_growth_at_every_call() -> None:
+    case = quadratic()
+    engine = engine_of(case, lambda: F2SA(3.0, 2.0, 4, 0.1, True))
+    execute(engine, Action("low", starts=True))
+    later = swept(engine, "up", {"low": (torch.ones(5),)}, {"low": Copy((torch.zeros(5),), 2)}).edges["low", "up"]
+    engine.problems["low"].hypergradient = F2SA(7.0, 0.0, 4, 0.1, True)
+    assert torch.equal(later[0], swept(engine, "up", {"low": (torch.ones(5),)}, {}).edges["low", "up"][0])
 
 
 @pytest.mark.parametrize("follow", [True, False])
@@ -113,9 +147,10 @@ def test_a_call_is_decided_by_its_carry_and_leaves_the_program_as_it_was(make: C
     assert all(torch.equal(t, old) and t.grad is None for t, old in zip(everything, before, strict=True))
 
 
-def test_one_call_of_bome_is_its_formula() -> None:
+@pytest.mark.parametrize("away", [0.0, 0.5])  # how far y starts up the slope of F, where the multiplier vanishes
+def test_one_call_of_bome_is_its_formula(away: float) -> None:
     """L = theta'A theta / 2 + lam'C theta + a'theta: every derivative is written out."""
-    case = quadratic()
+    case = mixed()
     eta, rate = 0.5, 0.1
     a, c, lam, z = case.hessians["low"], case.cross["low"]["up"], case.points["up"], case.points["low"]
 
@@ -131,13 +166,19 @@ def test_one_call_of_bome_is_its_formula() -> None:
         m = torch.clamp(eta - (f_theta @ q_theta + f_lam @ q_lam) / square, min=0) if square > 0 else torch.zeros(())
         return m, q_theta, q_lam
 
-    y = z
+    start = away * grad_f(z)[0]
+    y, multipliers = z + start, []
     for _ in range(3):
         m, q_theta, _ = multiplier(y)
+        multipliers.append(float(m))
         y = y - rate * (grad_f(y)[0] + m * q_theta)
     m, _, q_lam = multiplier(y)
-    wanted = grad_f(z)[1] + m * q_lam + grad_f(y)[1] - grad_f(z)[1]
-    assert relative(hypergradient(case, lambda: BOME(eta, 3, rate, True)), wanted) < 1e-10
+    assert (0.0 in multipliers[1:]) == (away > 0)
+    wanted = m * q_lam + grad_f(y)[1] - grad_f(z)[1]
+    engine = engine_of(case, lambda: BOME(eta, 3, rate, True), lr=0.0)
+    execute(engine, Action("low", starts=True))
+    edges = swept(engine, "up", {"low": (grad_f(z)[0],)}, {"low": Copy((start,), 1)}).edges
+    assert relative(edges["low", "up"][0], wanted) < 1e-10
 
 
 @pytest.mark.parametrize(

@@ -208,6 +208,33 @@ def test_damping_is_of_the_system_that_each_solves() -> None:
     assert error(normal, torch.linalg.solve(matrix @ matrix + 0.2 * eye, matrix @ v)) < 1e-8
 
 
+def conjugate_gradient(iterations: int, tolerance: float, warm_start: bool = False) -> ConjugateGradient:
+    return ConjugateGradient(iterations, 0.0, tolerance, warm_start)
+
+
+@pytest.mark.parametrize("make", [conjugate_gradient, lambda iterations, tolerance: Minres(iterations, 0.0, tolerance)])
+@pytest.mark.parametrize("count", [1, 2, 3, 4])
+def test_a_solve_stops_at_the_first_residual_below_its_tolerance(
+    make: Callable[[int, float], Solver], count: int
+) -> None:
+    matrix, v = definite(), torch.randn(P)
+    after = solved(make(count, 0.0), quadratic(matrix), v)
+    tolerance = 1.001 * float((matrix @ after - v).norm() / v.norm())
+    assert torch.equal(solved(make(100, tolerance), quadratic(matrix), v), after)
+
+
+def test_conjugate_gradients_that_start_warm_go_on_from_call_to_call() -> None:
+    matrix, v = definite(), torch.randn(P)
+    exact, errors = torch.linalg.solve(matrix, v), []
+    for warm_start in (False, True):
+        carry = None
+        for _ in range(60):
+            x, carry = conjugate_gradient(1, 0.0, warm_start)(quadratic(matrix), split(v), carry)
+        errors.append(error(vectors.flat(x), exact))
+    assert errors[0] > 0.1
+    assert errors[1] < 1e-6
+
+
 # soba
 
 
@@ -216,6 +243,8 @@ def test_a_warm_step_is_its_formula_and_its_vector_the_carry() -> None:
     x, (kept, _) = WarmStep(rho=0.1, steps=1, damping=0.0)(quadratic(matrix), split(v), (split(u), None))
     assert error(vectors.flat(x), u - 0.1 * (matrix @ u - v)) < 1e-14
     assert torch.equal(vectors.flat(kept), vectors.flat(x))
+    damped = solved(WarmStep(rho=0.1, steps=1, damping=0.7), quadratic(matrix), v, (split(u), None))
+    assert error(damped, u - 0.1 * (matrix @ u + 0.7 * u - v)) < 1e-14
     scaled, _ = WarmStep(rho="lr", steps=1, damping=0.0)(quadratic(matrix), split(v), (split(u), None))
     assert error(vectors.flat(scaled), u - LR * (matrix @ u - v)) < 1e-14
 
@@ -238,6 +267,21 @@ def test_an_automatic_rho_is_one_over_the_largest_eigenvalue_whatever_the_scale_
         carry = split(u), start  # type: ignore[assignment]
     largest = float(torch.linalg.eigvalsh(matrix).max())
     assert error(vectors.flat(x), u - (matrix @ u - v) / largest) < 1e-3
+
+
+def test_an_automatic_rho_costs_twenty_products_once_and_two_at_later_calls() -> None:
+    level, v, products, carry = quadratic(definite()), torch.randn(P), [], None
+    hvp = level.hvp
+
+    def counted(x: Vector) -> Vector:
+        products[-1] += 1
+        return hvp(x)
+
+    level.hvp = counted  # type: ignore[method-assign]
+    for _ in range(3):
+        products.append(0)
+        _, carry = WarmStep("auto", 1, 0.0)(level, split(v), carry)
+    assert products == [21, 3, 3]
 
 
 def test_a_diverging_warm_step_is_named_in_the_log_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -89,6 +89,7 @@ class Program:
         accumulation: int = 1,
         clip: float | None = None,
         scheduler: Any = None,
+        steps: int = T,
     ) -> None:
         torch.manual_seed(1)
         data = {name: (torch.randn(4 * ROWS, INPUTS), torch.randn(4 * ROWS)) for name in ("upper", "lower")}
@@ -110,11 +111,15 @@ class Program:
             stream=batches("lower"),
             hypergradient=estimate,
             gradient_clip=clip,
-            update_schedule=UpdateSchedule(unroll_steps=T, gradient_accumulation=accumulation),
+            update_schedule=UpdateSchedule(unroll_steps=steps, gradient_accumulation=accumulation),
         )
         graph = ProblemGraph.build(["upper", "lower"], {"upper": ["lower"]})
         self.engine = Engine(
-            [self.upper, self.lower], graph, device=CPU, precision=Precision("fp32", CPU), train_iters=T * accumulation
+            [self.upper, self.lower],
+            graph,
+            device=CPU,
+            precision=Precision("fp32", CPU),
+            train_iters=steps * accumulation,
         )
         self.accumulation = accumulation
 
@@ -272,11 +277,74 @@ def test_the_last_t_of_t_updates_are_all_of_them(memory: Any) -> None:
     assert relative(shorter, whole) > 1e-3
 
 
+@pytest.mark.parametrize("steps", [T, 7, 8, 11])
+@pytest.mark.parametrize("kept", [2, 3, 5])
+@pytest.mark.parametrize("memory", ["sqrt", "constant"])
+def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory: Any, kept: int, steps: int) -> None:
+    make = program_of(optimizer=OPTIMIZERS["sgd"], steps=steps)
+    got = make(Unrolled(kept, memory)).gradient()
+    assert relative(got, make(Unrolled(kept, "iterates")).gradient()) < 1e-13
+
+
 @pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
-def test_truncation_to_k_updates_is_the_same_whatever_is_kept_of_the_rest(memory: Any) -> None:
-    make = program_of(optimizer=OPTIMIZERS["sgd"])
-    got = make(Unrolled(2, memory)).gradient()
-    assert relative(got, make(Unrolled(2, "iterates")).gradient()) < 1e-13
+@pytest.mark.parametrize("steps", [3, T])  # of which the first is kept, or not
+def test_a_truncated_loop_does_not_reach_its_start(memory: Any, steps: int) -> None:
+    got = program_of(**VARIANTS["learned start"], steps=steps)(Unrolled(2, memory)).gradient()
+    on_weights, on_start = got[:INPUTS], got[INPUTS:]
+    assert float(on_weights.norm()) > 1e-3
+    assert not on_start.any()
+
+
+class Number(nn.Module):
+    def __init__(self, value: float) -> None:
+        super().__init__()
+        self.row = nn.Parameter(torch.tensor(value))
+
+
+class Given(Problem):
+    """A loss of every problem's number."""
+
+    def __init__(self, *, loss: Callable[[Callable[[str], Tensor]], Tensor], **problem: Any) -> None:
+        super().__init__(**problem)
+        self.given = loss
+
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        return self.given(lambda name: self._peers[name].theta[0])
+
+
+@pytest.mark.parametrize("memory", ["iterates", "sqrt", "constant"])
+def test_every_update_is_differentiated_at_the_lower_optima_that_it_saw(memory: Any) -> None:
+    """mid goes down by RATE low^2 free an update, while low, which top steers, and free, which nobody does, move."""
+    rate, count = 0.1, 5
+
+    def problem(name: str, value: float, loss: Callable[[Callable[[str], Tensor]], Tensor], **kwargs: Any) -> Given:
+        return Given(name=name, module=Number(value), optimizer=lambda p: SGD(p, lr=rate), loss=loss, **kwargs)
+
+    t1t2 = Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
+    schedule = UpdateSchedule(unroll_steps=count)
+    problems = [
+        problem("top", 1.0, lambda p: p("mid").square() / 2),
+        problem("mid", 3.0, lambda p: p("mid") * p("low").square() * p("free"), hypergradient=Unrolled(None, memory),
+                update_schedule=schedule),
+        problem("low", 0.2, lambda p: (p("low") - p("top")).square() / 2, hypergradient=t1t2),
+        problem("free", 0.1, lambda p: (p("free") - 2).square() / 2),
+    ]  # fmt: skip
+    dependencies = {"u2l": {"top": ["low"]}, "l2u": {"low": ["mid"], "free": ["mid"], "mid": ["top"]}}
+    engine = Engine(problems, dependencies, train_iters=count)
+    engine.probe()
+    number = {name: problem.theta[0] for name, problem in engine.problems.items()}
+    slope, checked = 0.0, False
+    for action in engine.actions():
+        if action.problem == "mid":
+            slope -= rate * 2 * float(number["low"].detach()) * float(number["free"].detach())
+        if action.problem == "top":
+            checked = True
+            wanted = float(number["mid"].detach()) * slope  # times d low / d top, which is 1
+            assert float(engine.gradient("top")[0]) == pytest.approx(wanted, rel=1e-12)
+    assert checked
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -394,6 +462,14 @@ def test_forward_mode_refuses_more_hyperparameters_than_it_was_given() -> None:
 def test_every_optimizer_whose_step_is_known_is_tried_here() -> None:
     tried = {type(make([nn.Parameter(torch.zeros(1))])) for make in OPTIMIZERS.values()}
     assert tried == set(PURE_STEPS)
+
+
+@pytest.mark.parametrize("variant", ["learned lr", "learned lr, momentum and decay", "adam"])
+def test_the_fixed_point_of_an_update_without_iterations_is_its_last_step(variant: str) -> None:
+    make = program_of(**VARIANTS[variant])
+    once, last = (make(estimate).gradient() for estimate in (UpdateMap(0), Unrolled(1, "iterates")))
+    assert float(last[INPUTS:].abs().min() if len(last) > INPUTS else last.norm()) > 1e-8
+    assert relative(once, last) < 1e-13
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)

@@ -208,6 +208,10 @@ def test_roll_back_repeats_the_inner_loop_from_the_new_start() -> None:
     for _ in range(3):
         expected = expected - 0.1 * 2 * (expected - target)
     assert float(engine.problems["low"].theta[0].detach()) == pytest.approx(float(expected), rel=1e-12)
+    # what is recorded are these three updates, not those that were taken back
+    on_start, on_target = engine.gradient("up")[0]
+    assert float(on_start) == pytest.approx(float(2 * expected * 0.8**3), rel=1e-12)
+    assert float(on_target) == pytest.approx(float(2 * expected * (1 - 0.8**3)), rel=1e-12)
 
 
 def test_roll_back_repeats_the_inner_loop_at_the_new_learned_rate() -> None:

@@ -154,7 +154,7 @@ class _Simulation:
         below = [low for low in self.graph.names if any(low in self.graph.lowers[u] for u in stepping)]
         for lower in below:
             self.fresh[lower] = True
-            if self.schedules[lower].roll_back:
+            if self.inner[lower]:  # empty where a problem further above that reads it, too, has sent it back already
                 self.actions.append(Action(lower, kind="roll_back"))
                 self.actions.extend(self.inner[lower])
                 self.inner[lower] = []

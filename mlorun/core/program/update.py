@@ -194,7 +194,7 @@ class UpdateRule:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from this state, of which nothing is shared."""
+        """Go on from this state; the optimizer keeps its tensors."""
         self.optimizer.load_state_dict(state["optimizer"])
         if self.scheduler is not None:
             self.scheduler.load_state_dict(dict(state["scheduler"]))

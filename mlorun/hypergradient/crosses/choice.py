@@ -82,7 +82,6 @@ def _hessian_needs_differences(reference: Reference, level: Level, v: Vector) ->
     fault = _fault_of_hessian(reference, level, v)
     if fault is None:
         return False
-    level.take_differences()
     log.warning("%s: double backward %s; Hessian products by differences of gradients", level.name, fault)
     return True
 

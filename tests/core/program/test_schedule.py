@@ -69,7 +69,7 @@ class Interpreter:
             self.step(up)
         for low in self.graph.names:
             if any(low in self.graph.lowers[up] for up in due):
-                if self.schedules[low].roll_back:
+                if self.schedules[low].roll_back and self.inner[low]:
                     self.words += [f"<{low}", *self.inner[low]]
                 self.inner[low] = []
 
@@ -166,6 +166,21 @@ def test_roll_back_with_a_middle_unroll_above_one_repeats_the_middle_steps_alone
     schedules = {"a": UpdateSchedule(1), "b": UpdateSchedule(2, roll_back=True), "c": UpdateSchedule()}
     plan = Plan.simulate(GRAPHS["three levels"], schedules)
     assert [spelled(plan, step) for step in range(2)] == [["a", "b"], ["a", "b", "c", "<b", "b", "b"]]
+
+
+def test_a_problem_that_two_levels_above_read_returns_once() -> None:
+    """Twice, the second time with nothing to repeat, would leave it for ever where it started."""
+    graph = ProblemGraph.build(["top", "mid", "low"], {}, {"low": ["mid", "top"], "mid": ["top"]})
+    schedules = {"low": UpdateSchedule(roll_back=True), "mid": UpdateSchedule(), "top": UpdateSchedule()}
+    plan = Plan.simulate(graph, schedules)
+    assert [spelled(plan, step) for step in range(2)] == [["low", "mid", "top", "<low", "low"]] * 2
+
+
+def test_a_repeated_inner_loop_is_not_a_new_one() -> None:
+    plan = Plan.simulate(GRAPHS["two levels"], {"low": UpdateSchedule(2, roll_back=True), "up": UpdateSchedule()})
+    assert [action.starts for action in plan.at(0)] == [True]
+    assert spelled(plan, 1) == ["low", "up", "<low", "low", "low"]
+    assert [action.starts for action in plan.at(1) if action.problem == "low"] == [False] * 4
 
 
 def test_accumulation_counts_optimizer_steps_not_micro_batches() -> None:

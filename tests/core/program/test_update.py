@@ -124,6 +124,17 @@ def test_its_state_comes_back_and_shares_nothing(name: str) -> None:
     assert equal(rule.state_dict(), other.state_dict())
 
 
+def test_the_scale_of_the_loss_comes_back() -> None:
+    scalers = [torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=1) for _ in range(2)]
+    rule, other = (rule_of(torch.optim.SGD, lr=0.1, scaler=scaler) for scaler in scalers)
+    scalers[0].scale(LOSS)
+    give_gradient(rule)
+    rule.step(LOSS, rule.optimizer.step)
+    assert scalers[0].get_scale() == 8.0
+    other.load_state_dict(rule.state_dict())
+    assert scalers[1].get_scale() == 8.0
+
+
 def test_an_inner_loop_may_restart_elsewhere_with_other_options() -> None:
     rule = rule_of(torch.optim.SGD, lr=0.1, momentum=0.9)
     give_gradient(rule)
