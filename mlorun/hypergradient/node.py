@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from mlorun.errors import GraphError
 from mlorun.hypergradient import derivatives, vectors
-from mlorun.hypergradient.crosses.choice import fault_of_double_backward
+from mlorun.hypergradient.crosses.choice import fault_of_double_backward, fault_of_third_derivatives
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.level import Level, Report, UpperLoss
 from mlorun.hypergradient.lower_optima import LowerOptima, LowerOptimum
@@ -16,6 +16,9 @@ from mlorun.hypergradient.recorded import RecordedProblem
 log = logging.getLogger("mlorun.hypergradient")
 
 LARGEST_RESIDUAL = 0.1
+# what to choose instead, and what it does
+OWN_LOSS = "own_loss, which takes the problems below for constants, and can take differences of gradients"
+GAUSS_NEWTON = "gauss_newton, which leaves third derivatives out"
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,12 @@ class Node:
             level = Level(node.problem)
             fault = fault_of_double_backward(level, vectors.zeros_like(level.theta))
             if fault is not None:
-                raise _wrong_kernel(self.problem.name, level.name, fault)
+                raise _wrong_kernel(self.problem.name, level.name, f"whose double backward {fault}", OWN_LOSS)
+        for node in self.below if self.estimate.needs.nested == "full" else ():
+            fault = fault_of_third_derivatives(Level(node.problem))
+            if fault is not None:
+                name = node.problem.name
+                raise _wrong_kernel(self.problem.name, name, f"whose third derivative {fault}", GAUSS_NEWTON)
         self._check_solves()
 
     def _check_solves(self) -> None:
@@ -74,11 +82,10 @@ class Node:
         return [LowerOptimum(node.level(), node.estimate.solution, constant=constant) for node in self.below]
 
 
-def _wrong_kernel(name: str, at: str, fault: str) -> GraphError:
+def _wrong_kernel(name: str, at: str, fault: str, instead: str) -> GraphError:
     return GraphError(
-        f"second derivatives of the total loss of {name} go through the loss of {at}, whose double backward {fault}",
+        f"second derivatives of the total loss of {name} go through the loss of {at}, {fault}",
         where=f"problems.{name}.hypergradient.nested",
-        seen=f"a kernel in the loss of {at} without right second derivatives",
-        fix=f"another kernel (attention: the math backend); or {name}.hypergradient.nested=own_loss, which leaves the "
-        f"problems below {name} out of its second derivatives and can take differences of gradients",
+        seen=f"a kernel in the loss of {at} without right derivatives",
+        fix=f"another kernel (attention: the math backend); or {name}.hypergradient.nested={instead}",
     )

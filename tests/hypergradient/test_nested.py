@@ -232,3 +232,48 @@ def test_a_kernel_that_cuts_second_derivatives_of_a_total_loss_is_refused(cut: s
         solved.gradient("top", exact("full"))
     assert "mid.hypergradient.nested=own_loss" in (e.value.fix or "")
     solved.gradient("top", exact("own_loss"))
+
+
+class Sigmoid(torch.autograd.Function):
+    """With a backward pass that is right, and cut off from further ones in silence."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return torch.sigmoid(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        slope = torch.sigmoid(x.detach())
+        return grad * slope * (1 - slope)
+
+
+class Twice(torch.autograd.Function):
+    """Softplus with two right derivatives, whose third one is cut off in silence."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        return F.softplus(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:  # type: ignore[override]
+        (x,) = ctx.saved_tensors
+        return grad * Sigmoid.apply(x)
+
+
+def test_a_kernel_that_cuts_third_derivatives_below_a_nested_problem_is_refused() -> None:
+    solved = program(*PROGRAMS["top reads middle alone"], decay=0.3)
+    plain = solved.losses["low"]
+
+    def through(kernel: Any) -> None:
+        solved.losses = {**solved.losses, "low": lambda p: plain(p) + 2 * kernel(3 * p["low"] * p["mid"].sum()).sum()}
+
+    through(Twice.apply)
+    with pytest.raises(GraphError, match="through the loss of low, whose third derivative") as caught:
+        solved.gradient("top", exact("full"))
+    assert "mid.hypergradient.nested=gauss_newton" in (caught.value.fix or "")
+    solved.gradient("top", exact("gauss_newton"))
+    through(F.softplus)
+    assert relative(solved.gradient("top", exact("full")), solved.slope("top")) < 1e-6

@@ -55,6 +55,16 @@ def fault_of_double_backward(level: Level, v: Vector) -> str | None:
     return _fault_of_both(Reference(level, v), level, v)
 
 
+def fault_of_third_derivatives(level: Level) -> str | None:
+    """What is wrong with third derivatives of this level, in words; None where nothing is."""
+    try:
+        error = Reference(level, vectors.zeros_like(level.theta)).third_error()
+    except Unsupported as missing:
+        return _not_available(missing)
+    wrong = "some kernel cuts third derivatives off, or has wrong ones"
+    return f"is {100 * error:.2g} % off the change of the Hessian: {wrong}" if error else None
+
+
 def needs_differences(level: Level, v: Vector) -> bool:
     """Whether second derivatives of this level, Hessian and cross both, must be differences of gradients.
 

@@ -129,6 +129,13 @@ class Reference:
         except derivatives.Unsupported as failed:
             return self._tells_nothing(failed)
 
+    def third_error(self) -> float:
+        """The same of a third derivative in theta and lam, along the direction at hand and a random one."""
+        try:
+            return self._third_error() if self._moves else 0.0
+        except derivatives.Unsupported as failed:
+            return self._tells_nothing(failed)
+
     def _tells_nothing(self, failed: Exception) -> float:
         """For a loss that cannot be evaluated here: too large in float64, or not the same function twice."""
         log.info("%s: second derivatives could not be checked (%s)", self.level.name, str(failed).splitlines()[0])
@@ -162,6 +169,26 @@ class Reference:
             _size(flat) / vectors.norm(direction).item(),
             self._bounds.rough if rough else self._bounds.cross,
         )
+
+    def _third_error(self) -> float:
+        size = len(self.level.theta)
+        at = (*vectors.detach(self.level.theta), *vectors.detach(self.level.flat_lam()))
+        direction = (*self.x, *(self._unit(at[size:]) if at[size:] else ()))
+
+        def second(values: Vector) -> tuple[Vector, Vector]:
+            """The point as leaves, and d/d(point) of the slope along x as a graph."""
+            leaves = vectors.leaves(values)
+            theta, lam = leaves[:size], self.level.split_lam(leaves[size:])
+            gradient = derivatives.gradient(self.level.held_loss(theta, lam), theta, create_graph=True)
+            return leaves, derivatives.pull_back(gradient, leaves, self.x, create_graph=True)
+
+        def slope(step: float) -> tuple[Vector, float]:
+            moved = vectors.detach(second(vectors.add(at, direction, alpha=step))[1])
+            return moved, vectors.norm(moved).item()
+
+        leaves, products = second(at)
+        third = vectors.detach(derivatives.pull_back(products, leaves, direction))
+        return self._error(third, slope, _size(at) / vectors.norm(direction).item(), self._bounds.hessian)
 
     def product(self, cross: Cross) -> Vector:
         """B x, every lam in one row of tensors."""
