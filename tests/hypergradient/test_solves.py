@@ -270,7 +270,8 @@ def test_an_automatic_rho_is_one_over_the_largest_eigenvalue_whatever_the_scale_
 
 
 def test_an_automatic_rho_costs_twenty_products_once_and_two_at_later_calls() -> None:
-    level, v, products, carry = quadratic(definite()), torch.randn(P), [], None
+    level, v, carry = quadratic(definite()), torch.randn(P), None
+    products: list[int] = []
     hvp = level.hvp
 
     def counted(x: Vector) -> Vector:
