@@ -614,6 +614,23 @@ def test_evaluation_leaves_no_trace_and_averages_over_samples() -> None:
     )
 
 
+def test_an_evaluation_that_draws_has_the_engines_random_numbers_and_not_the_callers() -> None:
+    class Sampled(Classify):
+        def evaluation_step(self, batch: Any) -> Any:
+            return {"loss": super().training_step(batch), "sample": torch.rand(())}
+
+    split = (torch.randn(4, 3), torch.randint(2, (4,)))
+    problem = Sampled(name="only", module=nn.Linear(3, 2), optimizer=sgd, stream=data("only"))
+    program = engine([problem], train_iters=2, evaluations=[Evaluation("only", "test", split, 4)], seed=3)
+    program.run()
+    samples = []
+    for seed in (1, 2):
+        torch.manual_seed(seed)
+        samples.append(program.evaluate()["test/sample"])
+        assert torch.initial_seed() == seed
+    assert samples[0] == samples[1]
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 def test_every_precision_trains_on_the_cpu_and_keeps_parameters_in_float32(precision: str) -> None:
     torch.manual_seed(1)

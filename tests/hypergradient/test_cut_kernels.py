@@ -491,6 +491,11 @@ def test_differences_that_differ_among_themselves_prove_nothing() -> None:
     assert Reference(level, v).hessian_error() == 0
 
 
+def test_a_kink_at_the_very_point_proves_nothing() -> None:
+    level, v = given(lambda theta: F.relu(theta).square().sum() + theta.sum(), torch.tensor([0.0, 0.0, 1.0, 2.0, -1.0]))
+    assert Reference(level, v).hessian_error() == 0
+
+
 def test_a_wrong_product_is_told_by_its_size() -> None:
     level, v = given(lambda theta: Cut.apply(theta).sum() + theta.square().sum(), torch.zeros(5))
     assert Reference(level, v).hessian_error() == pytest.approx(0.25 / 2.25, rel=1e-3)
@@ -559,21 +564,12 @@ class InSingle(nn.Module):
         return torch.tanh(F.linear(x.float(), self.body.weight.float(), self.body.bias.float()))
 
 
-def on_a_kink() -> nn.Module:
-    """A layer that starts from zero, as the last one before a ReLU often does."""
-    net = nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 3))
-    nn.init.zeros_(net[0].weight)  # type: ignore[arg-type]
-    nn.init.zeros_(net[0].bias)  # type: ignore[arg-type]
-    return net
-
-
 def sequence(*middle: nn.Module, width: int = 16) -> nn.Module:
     return nn.Sequential(nn.Linear(4, width), *middle, nn.Linear(width, 3))
 
 
 ORDINARY: dict[str, Callable[[], nn.Module]] = {
     "relu": lambda: sequence(nn.ReLU(), nn.Linear(16, 16), nn.ReLU()),
-    "on a kink": on_a_kink,
     "wide relu": lambda: sequence(nn.ReLU(), nn.Linear(400, 400), nn.ReLU(), width=400),
     "gelu and layer norm": lambda: sequence(nn.GELU(), nn.LayerNorm(16)),
     "dropout": lambda: sequence(nn.Dropout(0.5), nn.ReLU()),

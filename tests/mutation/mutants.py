@@ -757,7 +757,7 @@ CORE = [
         "core/engine.py",
         "with self._held_generators(), self.precision.autocast():\n                metrics",
         "with self.precision.autocast():\n                metrics",
-        f"{STATE} {ENGINE}",
+        f"{ENGINE} -k evaluation",
     ),
     # core/stepper.py
     Mutant(
