@@ -37,11 +37,12 @@ def main(arguments: Sequence[str]) -> int:
     options = parser.parse_args(arguments)
     chosen = [m for m in MUTANTS if not options.words or any(w in f"{m.file}: {m.name}" for w in options.words)]
     counts: Counter[tuple[str, str]] = Counter()
+    sound: set[str] = set()
     with tempfile.TemporaryDirectory() as folder:
         copy = copied(Path(folder))
         for mutant in chosen:
             start = time.monotonic()
-            outcome, seen = outcome_of(mutant, copy, named=options.named)
+            outcome, seen = outcome_of(mutant, copy, sound, named=options.named)
             counts[mutant.part, "planted"] += 1
             counts[mutant.part, outcome] += 1
             line = f"{outcome:10s} {time.monotonic() - start:5.0f} s  {mutant.file}: {mutant.name}"
@@ -69,15 +70,23 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def outcome_of(mutant: Mutant, copy: Path, *, named: bool) -> tuple[str, str]:
-    """One of OUTCOMES, and why."""
+def outcome_of(mutant: Mutant, copy: Path, sound: set[str], *, named: bool) -> tuple[str, str]:
+    """One of OUTCOMES, and why.
+
+    sound   tests that are known to pass without a bug; those of this mutant are added
+    """
+    stages = [mutant.tests] if named else [mutant.tests, ALL]
+    if mutant.tests not in sound:
+        if failed := failure(mutant.tests, copy):
+            raise SystemExit(f"without a bug: {failed}")
+        sound.add(mutant.tests)
     file = copy / "mlorun" / mutant.file
     text = file.read_text()
     if text.count(mutant.old) != 1:
         return "misplaced", f"its text occurs {text.count(mutant.old)} times"
     file.write_text(text.replace(mutant.old, mutant.new))
     try:
-        for tests in [mutant.tests] if named else [mutant.tests, ALL]:
+        for tests in stages:
             failed = failure(tests, copy)
             if failed:
                 return "killed", failed
