@@ -45,10 +45,9 @@ def build(config: DictConfig, *, record_all: bool = False) -> Engine:
     prepare_torch(device, threads=plain["threads"], deterministic=plain["deterministic"])
     seed = plain["seed"]
     # on the device once, for every stream and evaluation that shares them
-    splits = {
-        name: on_device(split, device)
-        for name, split in make(plain["data"], "data", Allowed.at("data", trusted)).items()
-    }
+    # a program whose problems make their own batches has no data
+    data = make(plain["data"], "data", Allowed.at("data", trusted)) if plain["data"] else {}
+    splits = {name: on_device(split, device) for name, split in data.items()}
     with preserved(device):
         # uppers first: the order in which an author thinks of them
         built = {name: _problem(name, problems[name], splits, device, seed, trusted) for name in reversed(graph.order)}

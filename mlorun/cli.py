@@ -15,7 +15,7 @@ VERBS = {
     "show": "the resolved config: mlorun show OVERRIDES...",
     "check": "all mistakes of a config, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
-    "resume": "go on with a run, to the same bits: mlorun resume RUN (a folder, latest, or a name)",
+    "resume": "go on with a run or a sweep, to the same bits: mlorun resume RUN (a folder, latest, or a name)",
     "verify": "is this hypergradient right? mlorun verify (closed forms); mlorun verify OVERRIDES... (your program)",
 }
 
@@ -77,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: list[str]) -> int:
     first = args[0]
     if "=" in first or first[:1] in ("-", "+", "~"):
+        if {"-m", "--multirun"} & {*args}:
+            from mlorun.sweeps.processes import warm_up
+
+            warm_up()
         from mlorun.commands.run import run
 
         return run(args)

@@ -25,11 +25,16 @@ def render(error: MlorunError) -> str:
 
 def show(error: MlorunError) -> None:
     """Print the screen to standard error, in colour on a terminal."""
+    show_rendered(render(error))
+
+
+def show_rendered(screen_of_error: str) -> None:
+    """`show`, for an error that `render` has made text of."""
     from rich.console import Console
     from rich.text import Text
 
     screen = Console(stderr=True, highlight=False, soft_wrap=True)
-    text = Text(render(error))
+    text = Text(screen_of_error)
     text.highlight_regex(r"(?m)^error: ", "bold red")
     text.highlight_regex(r"(?m)^  (where|seen|fix) ", "cyan")
     sys.stdout.flush()

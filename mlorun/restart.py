@@ -20,9 +20,10 @@ from mlorun.config.file_checks import require_bounded
 from mlorun.config.places import require_trust
 from mlorun.config.schema import Config
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, RunError, did_you_mean
+from mlorun.errors import ConfigError, RunError
 from mlorun.run import checkpoint
 from mlorun.run.checkpoint import CheckpointError
+from mlorun.run.find import find_run
 from mlorun.run.folder import RunFolder
 
 log = logging.getLogger("mlorun.run")
@@ -138,25 +139,6 @@ def saved_config(folder: RunFolder) -> DictConfig:
         raise ConfigError("the saved config cannot be read", where=str(folder.config), seen=first) from error
     assert isinstance(config, DictConfig)
     return config
-
-
-def find_run(word: str, root: Path = Path("runs")) -> RunFolder:
-    """The run that a person means: a folder, `latest`, or the name of runs, whose newest it is. Raises ConfigError."""
-    given = Path(word)
-    if (given / "run.json").is_file():
-        return RunFolder(given.absolute())
-    runs = {path.parent for path in root.glob("*/*/run.json") if not path.parent.is_symlink()}
-    if word != "latest":
-        runs = {path for path in runs if path.parent.name == word}
-    if runs:
-        return RunFolder(max(runs, key=lambda path: path.name).absolute())
-    names = sorted({path.parent.parent.name for path in root.glob("*/*/run.json")})
-    raise ConfigError(
-        f"there is no run {word!r}",
-        where=f"mlorun resume {word}",
-        seen="a folder without run.json" if given.is_dir() else "no folder, and no name of a run",
-        fix=f"a run folder, latest, or a name: {did_you_mean(word, names)}; mlorun ls runs lists them",
-    )
 
 
 def load_weights(engine: Engine, source: str) -> None:

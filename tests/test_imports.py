@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "mlorun"
 FLOORS = (
     ("cli", "__main__"),
     ("commands",),
+    ("sweeps",),
     ("training",),
     ("assemble", "verify", "origin", "restart", "attempt"),
     ("callbacks",),

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import OmegaConf
 from rich.console import Console
 
-from mlorun.config.check import check_bounds
+from mlorun.config.bounds import require_bounds_of_problems
 from mlorun.config.compose import composed
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
@@ -20,7 +20,7 @@ MOST_ACTIONS = 40  # of a cycle, that are printed
 def main(args: list[str]) -> int:
     """Print levels, hypergradients and the order of steps."""
     config = composed(args)
-    check_bounds(config)
+    require_bounds_of_problems(config)
     plain: Any = OmegaConf.to_container(config)
     problems = plain["problems"]
     graph = ProblemGraph.build(tuple(problems), plain["dependencies"]["u2l"], plain["dependencies"]["l2u"])

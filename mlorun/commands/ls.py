@@ -1,6 +1,7 @@
 """mlorun ls: the config groups; mlorun ls GROUP...: their options, what each is, and what it chooses.
 
-mlorun ls runs [ROOT]     the runs below runs/, or ROOT: how each ended, and whether it can be resumed
+mlorun ls runs [ROOT [SWEEP_ROOT]]    the runs below runs/ and the sweeps below sweeps/, or in folders of your own: how
+                                      each ended, and the command that goes on with it
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from mlorun.config.option_files import chosen_options, description, option_summa
 from mlorun.config.schema import PLACED_GROUPS
 from mlorun.config.shorthand import PROBLEM
 from mlorun.errors import ConfigError, did_you_mean
+from mlorun.run.find import RUNS, SWEEPS
 
 
 def main(args: list[str]) -> int:
     """Print a table of the groups, or one of each group named."""
     screen = Console(highlight=False)
     if args and args[0] == "runs":
-        show_runs(Path(args[1] if len(args) > 1 else "runs"), screen)
+        root, sweep_root = (*map(Path, args[1:3]), *(RUNS, SWEEPS)[len(args) - 1 :])
+        show_runs(root, sweep_root, screen)
         return 0
     if not args:
         table = _table("group", "choose with", "options")
@@ -32,7 +35,7 @@ def main(args: list[str]) -> int:
             of_a_problem = group in (*PLACED_GROUPS, PROBLEM)
             table.add_row(group, f"{'NAME.' if of_a_problem else ''}{group}=OPTION", ", ".join(options(group)))
         screen.print(table)
-        screen.print("mlorun ls runs lists the runs of this folder")
+        screen.print("mlorun ls runs lists the runs and sweeps of this folder")
         screen.print("NAME is a problem of the experiment, e.g. classifier. mlorun ls GROUP describes the options")
         return 0
     for group in args:

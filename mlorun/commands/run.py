@@ -62,6 +62,8 @@ def run(args: Sequence[str]) -> int:
             return progress.finish()
         except sweep.SweepRefused as refusal:
             raise refusal.error from None
+        except sweep.SweepBegins as begin:
+            return _swept(begin.config, args)
         except KeyboardInterrupt:
             return progress.finish(interrupted=True)
         except SystemExit as stop:  # Hydra's help and --version
@@ -118,6 +120,13 @@ def _single(config: DictConfig, overrides: Sequence[str]) -> int:
     if isinstance(result.error, MlorunError):
         show(result.error)
     return result.exit_code
+
+
+def _swept(config: DictConfig, args: Sequence[str]) -> int:
+    try:
+        return sweep.run_sweep(config)
+    except Exception as error:
+        raise explained(error, args) from error.__cause__
 
 
 @contextmanager

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import fields
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from mlorun.config import optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
+from mlorun.config.bounds import out_of_bounds
 from mlorun.config.locations import options
 from mlorun.config.places import Allowed
 from mlorun.config.recipes import make_recipes_importable
@@ -23,6 +23,7 @@ from mlorun.config.schema import (
     Config,
     EngineConfig,
     ProblemConfig,
+    SweepConfig,
 )
 from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
 
@@ -52,9 +53,10 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         return
     plain: Any = OmegaConf.to_container(config, resolve=True)
     trusted = plain["trusted_packages"]
-    yield from _ranges(plain["engine"], EngineConfig, "engine")
-    yield from _ranges(plain, Config, "")
-    yield from _ranges(plain["checkpoint"], CheckpointConfig, "checkpoint")
+    yield from out_of_bounds(plain["engine"], EngineConfig, "engine")
+    yield from out_of_bounds(plain, Config, "")
+    yield from out_of_bounds(plain["checkpoint"], CheckpointConfig, "checkpoint")
+    yield from out_of_bounds(plain["sweep"], SweepConfig, "sweep")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):
@@ -64,32 +66,11 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
         yield from _problem(name, node, trusted)
 
 
-def check_bounds(config: DictConfig) -> None:
-    """Raise ConfigErrors with every number of a problem that is out of bounds, and look at nothing else."""
-    problems: Any = OmegaConf.to_container(config.problems, resolve=True)
-    faults = [fault for name, node in problems.items() for fault in _ranges(node, ProblemConfig, f"problems.{name}")]
-    if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
-
-
-def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
-    """Faults of numbers that are outside the bounds of the schema. None has no bounds, NaN is outside all."""
-    for key in fields(schema):
-        value = node[key.name]
-        path = f"{where}.{key.name}".lstrip(".")
-        at_least, above = key.metadata.get("at_least"), key.metadata.get("above")
-        if at_least is not None and value is not None and not value >= at_least:
-            yield ConfigError(f"{path} must be at least {at_least}", where=path, seen=f"{path}={value}")
-        if above is not None and value is not None and not value > above:
-            message = f"{path} must be greater than {above:g}, or null for no bound"
-            yield ConfigError(message, where=path, seen=f"{path}={value}")
-
-
 def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
     if not name.isidentifier():
         yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
-    yield from _ranges(node, ProblemConfig, where)
+    yield from out_of_bounds(node, ProblemConfig, where)
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
     for key in PLACED_GROUPS:
         if node[key] or key in REQUIRED_GROUPS:

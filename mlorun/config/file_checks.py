@@ -13,7 +13,7 @@ LARGEST_FILE = 1_000_000  # bytes
 MOST_NODES = 100_000  # once every alias is written out
 DEEPEST = 100
 # what a file may say of Hydra: where a sweep goes, and over what it runs
-HYDRA_KEYS = {"sweep": {"dir", "subdir"}, "sweeper": {"params"}, "mode": None}
+HYDRA_KEYS = {"sweep": {"dir"}, "sweeper": {"params"}, "mode": None}
 
 
 def require_bounded(path: Path) -> None:
@@ -114,6 +114,5 @@ def _sets_hydra(where: str, seen: str) -> ConfigError:
         "a config file may not set Hydra: that can run code",
         where=where,
         seen=seen,
-        fix="on the command line you may; in a file only hydra.sweep.dir, hydra.sweep.subdir, hydra.sweeper.params, "
-        "hydra.mode",
+        fix="on the command line you may; in a file only hydra.sweep.dir, hydra.sweeper.params, hydra.mode",
     )

@@ -92,6 +92,14 @@ class RunConfig:
 
 
 @dataclass
+class SweepConfig:
+    """How the jobs of a sweep run. No part of a job."""
+
+    jobs: int = field(default=1, metadata=_FROM_1)  # at a time; they share the cores
+    fail_fast: bool = False  # the first job that fails ends the sweep
+
+
+@dataclass
 class CheckpointConfig:
     """When the state of a run is saved, and which checkpoints stay. The last state is always saved."""
 
@@ -115,6 +123,7 @@ class Config:
     deterministic: bool = True
     trusted_packages: list[str] = field(default_factory=list)  # further roots that a _target_ may be below
     run: RunConfig = field(default_factory=RunConfig)
+    sweep: SweepConfig = field(default_factory=SweepConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     init_from: str | None = None  # a run whose weights to start from
     data: Any = field(default_factory=dict)

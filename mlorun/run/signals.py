@@ -12,7 +12,7 @@ from types import FrameType
 from typing import Any
 
 PREEMPTED, INTERRUPTED = 75, 130  # exit codes
-_ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
+ENDING = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 _SAVING = tuple(getattr(signal, name) for name in ("SIGUSR1",) if hasattr(signal, name))
 
 
@@ -44,7 +44,7 @@ def raising() -> Iterator[None]:
     def handle(number: int, frame: FrameType | None) -> None:
         raise Terminated(signal.Signals(number).name)
 
-    with _handling({number: handle for number in _ENDING if number != signal.SIGINT}):
+    with _handling({number: handle for number in ENDING if number != signal.SIGINT}):
         yield
 
 
@@ -69,7 +69,7 @@ def watching(stop: Callable[[], None], save: Callable[[], None]) -> Iterator[Rec
     def save_now(number: int, frame: FrameType | None) -> None:
         save()
 
-    with _handling({**dict.fromkeys(_ENDING, end), **dict.fromkeys(_SAVING, save_now)}):
+    with _handling({**dict.fromkeys(ENDING, end), **dict.fromkeys(_SAVING, save_now)}):
         yield received
 
 
