@@ -24,6 +24,7 @@ from mlorun.commands.check import check_graph
 from mlorun.config.compose import expanded, prepare
 from mlorun.errors import ConfigError
 from mlorun.restart import CHANGEABLE
+from mlorun.sweeps.resume import OF_A_SWEEP
 from tests.markdown import DOCUMENTS, ROOT, Command, blocks, commands, files, mlorun_words
 
 COMMANDS = [command for document in DOCUMENTS for command in commands(document)]
@@ -78,7 +79,7 @@ def test_every_command_that_is_shown_composes(command: Command) -> None:
     if not command.words or verb in CHEAP or "--help" in command.words:
         assert main(list(command.words)) == 0
     elif verb == "resume":
-        assert all(word.startswith(CHANGEABLE) for word in overrides)
+        assert all(word.startswith((*CHANGEABLE, *OF_A_SWEEP)) for word in overrides)
     elif overrides and not placeholders:
         try:
             for job in jobs(overrides):

@@ -26,7 +26,7 @@ from mlorun.sweeps.screen import Screen
 from mlorun.sweeps.table import show_summary
 
 # what may be said when a sweep is resumed
-_OF_A_SWEEP = ("sweep.", "trusted_packages=", "hydra.", "hydra/")
+OF_A_SWEEP = ("sweep.", "trusted_packages=", "hydra.", "hydra/")
 
 
 def resume_sweep(folder: Path, overrides: Sequence[str], *, failed: bool) -> int:
@@ -36,7 +36,7 @@ def resume_sweep(folder: Path, overrides: Sequence[str], *, failed: bool) -> int
                 sweep does not. Raises ConfigError for any other
     """
     ledger = Ledger.read(folder)
-    others = [text for text in overrides if not text.lstrip("+").startswith(_OF_A_SWEEP)]
+    others = [text for text in overrides if not text.lstrip("+").startswith(OF_A_SWEEP)]
     if others:
         raise ConfigError(
             "a sweep goes on with the overrides that it was started with",
