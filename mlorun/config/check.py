@@ -24,7 +24,7 @@ from mlorun.config.schema import (
     EngineConfig,
     ProblemConfig,
 )
-from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
+from mlorun.errors import ConfigError, did_you_mean, together
 
 # keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -37,7 +37,7 @@ def check(config: DictConfig) -> None:
     make_recipes_importable()
     faults = list(_faults(config))
     if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+        raise together(faults)
 
 
 def _faults(config: DictConfig) -> Iterator[ConfigError]:
@@ -69,7 +69,7 @@ def check_bounds(config: DictConfig) -> None:
     problems: Any = OmegaConf.to_container(config.problems, resolve=True)
     faults = [fault for name, node in problems.items() for fault in _ranges(node, ProblemConfig, f"problems.{name}")]
     if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+        raise together(faults)
 
 
 def _ranges(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:

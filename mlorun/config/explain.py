@@ -20,8 +20,9 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from mlorun.config.locations import OURS, groups, options
-from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
+from mlorun.config.schema import CLOSED, PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import PROBLEM, chosen, expand
+from mlorun.config.unknown import meant
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
 FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -144,23 +145,12 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    plain = OmegaConf.to_container(parent) if "." in key and isinstance(parent, DictConfig) else None
-    return _unknown_key(key, known, where, arguments, _deeper(plain, key.rpartition(".")[2]))
-
-
-def _deeper(node: Any, name: str) -> list[str]:
-    """Where `name` is a key below the keys of a plain node: dotted paths."""
-    children = node.items() if isinstance(node, dict) else ()
-    return [
-        f"{key}.{path}"
-        for key, child in children
-        if isinstance(child, dict)
-        for path in ([name] if name in child else _deeper(child, name))
-    ]
+    plain = OmegaConf.to_container(parent) if isinstance(parent, DictConfig) else None
+    return _unknown_key(key, known, where, arguments, plain)
 
 
 def _unknown_key(
-    key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str], deeper: Sequence[str] = ()
+    key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str], plain: Any = None
 ) -> ConfigError:
     before, _, name = key.rpartition(".")
     problems = _problems(arguments)
@@ -173,8 +163,10 @@ def _unknown_key(
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
+    value = where.partition("=")[2] if where is not None and where in arguments else None
+    deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
-    if before and not deeper:
+    if before and not deeper and before not in CLOSED:
         fix += f"; +{key}=... adds a key"
     return ConfigError(f"there is no key {name!r}{f' in {before}' if before else ''}", where=where, fix=fix)
 
