@@ -59,6 +59,16 @@ class ConfigErrors(ConfigError):
         return "\n\n".join(str(fault) for fault in self.faults)
 
 
+def together(faults: Sequence[ConfigError]) -> ConfigError:
+    """Several faults as one error; a single one as it is."""
+    return faults[0] if len(faults) == 1 else ConfigErrors(faults)
+
+
+def faults_in(error: ConfigError) -> tuple[ConfigError, ...]:
+    """Every fault that an error stands for."""
+    return error.faults if isinstance(error, ConfigErrors) else (error,)
+
+
 class GraphError(ConfigError):
     """The problems and their dependencies do not make a program."""
 
@@ -95,7 +105,7 @@ class ResourceError(RunError):
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """The known name closest to a mistyped one, or None where nothing is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 

@@ -7,18 +7,19 @@ from collections.abc import Callable
 from omegaconf import DictConfig
 
 from mlorun.config.check import check
-from mlorun.config.compose import composed, explained
+from mlorun.config.compose import attempted, explained
 from mlorun.core.program.graph import ProblemGraph
-from mlorun.errors import ConfigError, ConfigErrors
+from mlorun.errors import ConfigError, faults_in, together
 
 
 def main(args: list[str]) -> int:
     """Print that there are no mistakes. Raises ConfigErrors with all of them."""
-    config = composed(args)
-    # these three report together; building needs all three to be right
-    faults = [fault for part in (check, check_graph, check_device) for fault in _faults(part, config)]
-    if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+    config, faults = attempted(args)
+    if config is not None:
+        # these report together; building needs all of them to be right
+        faults += [fault for part in (check, check_graph, check_device, check_home) for fault in _faults(part, config)]
+    if faults or config is None:
+        raise together(faults)
     from mlorun.assemble import build, make_callbacks, make_loggers
 
     try:
@@ -46,11 +47,16 @@ def check_device(config: DictConfig) -> None:
     Precision(config.precision, resolve_device(config.device))
 
 
+def check_home(config: DictConfig) -> None:
+    """Raise the ConfigError of a name or a run.root that no run folder can have."""
+    from mlorun.run.folder import require_home
+
+    require_home(config.run.root, config.name)
+
+
 def _faults(part: Callable[[DictConfig], None], config: DictConfig) -> tuple[ConfigError, ...]:
     try:
         part(config)
-    except ConfigErrors as errors:
-        return errors.faults
     except ConfigError as error:
-        return (error,)
+        return faults_in(error)
     return ()

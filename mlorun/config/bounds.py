@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlorun.config.schema import ProblemConfig
-from mlorun.errors import ConfigError, ConfigErrors
+from mlorun.errors import ConfigError, together
 
 
 def out_of_bounds(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
@@ -46,4 +46,4 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 
 def _require_none(faults: list[ConfigError]) -> None:
     if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+        raise together(faults)

@@ -25,7 +25,7 @@ from mlorun.config.schema import (
     ProblemConfig,
     SweepConfig,
 )
-from mlorun.errors import ConfigError, ConfigErrors, did_you_mean
+from mlorun.errors import ConfigError, did_you_mean, together
 
 # keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -38,7 +38,7 @@ def check(config: DictConfig) -> None:
     make_recipes_importable()
     faults = list(_faults(config))
     if faults:
-        raise faults[0] if len(faults) == 1 else ConfigErrors(faults)
+        raise together(faults)
 
 
 def _faults(config: DictConfig) -> Iterator[ConfigError]:

@@ -11,11 +11,14 @@ from omegaconf import DictConfig
 
 from mlorun.config import optimizer_defaults, schema, search_path
 from mlorun.config.explain import explain, explaining, is_about_config
-from mlorun.config.locations import PRIMARY_DIR
+from mlorun.config.locations import PRIMARY_DIR, groups
+from mlorun.config.misread import misread
 from mlorun.config.places import require_trust
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import resolve
+from mlorun.config.schema import PLACED_GROUPS
 from mlorun.config.shorthand import PRIMARY, expand
+from mlorun.errors import ConfigError, faults_in, together
 
 VERSION_BASE = "1.3"
 
@@ -33,26 +36,92 @@ def compose(overrides: Sequence[str] = ()) -> DictConfig:
 
 
 def composed(overrides: Sequence[str] = ()) -> DictConfig:
-    """The config that these overrides describe, resolved but not checked. Raises ConfigError."""
-    with session(), explaining(overrides):
-        config = hydra.compose(PRIMARY, overrides=expand(overrides))
-        require_trust(config.trusted_packages, overrides)
-        resolve(config)
+    """The config that these overrides describe, resolved but not checked. Raises ConfigError(s)."""
+    config, faults = attempted(overrides)
+    if faults or config is None:
+        raise together(faults)
     return config
 
 
+def attempted(overrides: Sequence[str]) -> tuple[DictConfig | None, list[ConfigError]]:
+    """The resolved config of those overrides that are right, if it can be had, and the faults of the others."""
+    with session():
+        if faults := misread(overrides):
+            return None, faults
+        config: DictConfig | None = None
+        try:
+            config = hydra.compose(PRIMARY, overrides=expand(overrides))
+        except Exception as error:
+            if not is_about_config(error):
+                raise
+            config, faults = _without_faults(error, overrides)
+        try:
+            if config is not None:
+                require_trust(config.trusted_packages, overrides)
+                resolve(config)
+        except ConfigError as error:
+            return None, [*faults, *faults_in(error)]
+    return config, faults
+
+
+def _without_faults(error: Exception, overrides: Sequence[str]) -> tuple[DictConfig | None, list[ConfigError]]:
+    """A config with as many of the overrides as can be composed, the choices first; and a fault for each other one."""
+    only = explain(error, overrides)
+    if not isinstance(only, ConfigError):
+        raise only
+    config: DictConfig | None = None
+    kept: list[str] = []
+    faults: dict[str, ConfigError] = {}
+    for text in sorted(overrides, key=_turn):
+        try:
+            config = hydra.compose(PRIMARY, overrides=expand([*kept, text]))
+            kept.append(text)
+        except Exception as cause:
+            _forget(cause, error)
+            fault = explain(cause, [*kept, text]) if is_about_config(cause) else None
+            if not isinstance(fault, ConfigError) or text.startswith("experiment="):
+                return None, [only]
+            faults[text] = fault
+    # together they fail, and none of them alone
+    return (config, [faults[text] for text in overrides if text in faults]) if faults else (None, [only])
+
+
+def _forget(error: BaseException, earlier: BaseException) -> None:
+    """Take an error that was being handled out of what a later one was raised after: it is no cause of it."""
+    while error.__context__ is not None:
+        if error.__context__ is earlier:
+            error.__context__ = None
+            return
+        error = error.__context__
+
+
+def _turn(override: str) -> int:
+    """The experiment first, then whole problems, then other options, then values."""
+    key = override.lstrip("+").partition("=")[0]
+    if key == "experiment":
+        return 0
+    if key.endswith(".problem") or key.startswith("problem@"):
+        return 1
+    return 2 if key.partition("@")[0] in groups() or key.rpartition(".")[2] in PLACED_GROUPS else 3
+
+
 def expanded(arguments: Sequence[str]) -> list[str]:
-    """A command's arguments with the short forms written out, one for one."""
+    """A command's arguments with the short forms written out, one for one. Raises ConfigError(s) for a word that Hydra
+    would misread."""
     with session(), explaining(arguments):
+        if faults := misread(arguments):
+            raise together(faults)
         return expand(arguments)
 
 
 def explained(error: Exception, arguments: Sequence[str]) -> Exception:
-    """A fault of a config as a ConfigError; an error of another kind as it is."""
+    """A fault of a config as a ConfigError, with those of the other arguments; an error of another kind as it is."""
     if not is_about_config(error):
         return error
     with session():
-        return explain(error, arguments)
+        if any(text.startswith("-") for text in arguments):  # a sweep, or a flag of Hydra
+            return explain(error, arguments)
+        return together(_without_faults(error, arguments)[1])
 
 
 @contextmanager

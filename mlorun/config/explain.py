@@ -20,8 +20,10 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException, ValidationError
 
 from mlorun.config.locations import OURS, groups, options
-from mlorun.config.schema import PLACED_GROUPS, TOP_KEYS
+from mlorun.config.option_files import defaults_list as entries_of
+from mlorun.config.schema import CLOSED, PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import PROBLEM, chosen, expand
+from mlorun.config.unknown import meant
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 
 FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
@@ -33,6 +35,7 @@ _HYDRA_VALUE_ERRORS = (
     "Config overrides are not",
     "Invalid defaults list in",
 )
+EXPERIMENT = "experiment"  # the group of experiments
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
 
@@ -113,6 +116,13 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
     parent = _in_text(r"In '([^']+)':", error)
     if where is None and parent not in (None, "config"):
         where = f"the defaults list of configs/{parent}.yaml"
+    if group == "hydra/launcher":
+        return ConfigError(
+            f"Hydra's launcher {option} is not installed here",
+            where=where,
+            seen=f"installed: {', '.join(map(str, error.options or ()))}",
+            fix=f"leave it out: mlorun -m runs the jobs of a sweep itself; or pip install hydra-{option}-launcher",
+        )
     if known := [str(name) for name in error.options or options(group)]:
         return ConfigError(f"{group} has no option {option!r}", where=where, fix=did_you_mean(option, known))
     if group:
@@ -133,37 +143,30 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     where = f"configs/{file}.yaml: {key}" if file else _typed(key, arguments)
     message = _first_line(error)
     if file and file.startswith("experiment/") and key == "experiment":
-        return ConfigError(
-            "an experiment lacks its first line",
-            where=f"configs/{file}.yaml",
-            fix="begin the file with: # @package _global_",
-        )
+        return lacks_first_line(f"configs/{file}.yaml")
     if isinstance(error, ValidationError):
         return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message)
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
-    plain = OmegaConf.to_container(parent) if "." in key and isinstance(parent, DictConfig) else None
-    return _unknown_key(key, known, where, arguments, _deeper(plain, key.rpartition(".")[2]))
-
-
-def _deeper(node: Any, name: str) -> list[str]:
-    """Where `name` is a key below the keys of a plain node: dotted paths."""
-    children = node.items() if isinstance(node, dict) else ()
-    return [
-        f"{key}.{path}"
-        for key, child in children
-        if isinstance(child, dict)
-        for path in ([name] if name in child else _deeper(child, name))
-    ]
+    plain = OmegaConf.to_container(parent) if isinstance(parent, DictConfig) else None
+    return _unknown_key(key, known, where, arguments, plain)
 
 
 def _unknown_key(
-    key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str], deeper: Sequence[str] = ()
+    key: str, siblings: Iterable[str], where: str | None, arguments: Sequence[str], plain: Any = None
 ) -> ConfigError:
     before, _, name = key.rpartition(".")
     problems = _problems(arguments)
+    if before == "dependencies" and (where is None or "=" in where):
+        return _dependency_without_direction(name, where, problems)
+    if not before and _is_short(where) and not any(text.lstrip("+").startswith("experiment=") for text in arguments):
+        return ConfigError(
+            f"there is no key {name!r}, and no experiment was chosen that has a problem {name}",
+            where=where,
+            fix=f"mlorun experiment=NAME {where}; known: {', '.join(options(EXPERIMENT))}",
+        )
     known = sorted({*TOP_KEYS, *problems}) if not before else sorted(siblings)
     if not before and name in OF_A_PROBLEM:
         return _without_problem(name, where, problems)
@@ -173,10 +176,28 @@ def _unknown_key(
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
+    value = where.partition("=")[2] if where is not None and where in arguments else None
+    deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
-    if before and not deeper:
+    if before and not deeper and before not in CLOSED:
         fix += f"; +{key}=... adds a key"
     return ConfigError(f"there is no key {name!r}{f' in {before}' if before else ''}", where=where, fix=fix)
+
+
+def _is_short(where: str | None) -> bool:
+    return where is not None and "." in where.partition("=")[0]
+
+
+def _dependency_without_direction(name: str, where: str | None, problems: Sequence[str]) -> ConfigError:
+    """`dependencies={upper: [lower]}`, without u2l or l2u."""
+    value = where.partition("=")[2] if where else ""
+    if name not in problems or not value.startswith("{"):
+        value = f"{{{name if name in problems else 'UPPER'}: [LOWER]}}"
+    return ConfigError(
+        f"dependencies have two keys, u2l and l2u, and {name} is neither",
+        where=where,
+        fix=f"'dependencies.u2l={value}': whose optimum an upper problem differentiates through; l2u is its reverse",
+    )
 
 
 def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
@@ -188,7 +209,7 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
     if choice := re.search(r"Could not override '([^'@]+)(?:@([^']+))?'\.", text):
         return _unused_choice(choice[1], choice[2], arguments)
     if repeated := _in_text(r"(\S+) appears more than once|Multiple values for (\S+)\. ", error):
-        return _chosen_twice(repeated)
+        return _chosen_twice(repeated, arguments)
     if group := _in_text(r"config group '([^']+)' does not exist", error):
         return ConfigError(
             f"there is no config group {group!r}",
@@ -206,9 +227,7 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
             fix += f"; '{key}=[{value}]' is a list, \"{key}='{value}'\" text with a comma"
         return ConfigError("several values for one run", where=override, fix=fix)
     if message.startswith("Config group override must be"):
-        return ConfigError(
-            "an option is chosen by its name", seen=message, fix="GROUP=OPTION; mlorun ls GROUP names them"
-        )
+        return _no_option(message, arguments)
     if isinstance(error, InstantiationException):
         return ConfigError(message, where=_in_text(r"full_key: (\S+)", error))
     # the second line of Hydra's message, where there is one, is its advice
@@ -229,13 +248,40 @@ def _unused_choice(group: str, package: str | None, arguments: Sequence[str]) ->
     return ConfigError(f"this config does not choose from {written}", where=where, fix=f"+{written}=... adds it")
 
 
+def _no_option(message: str, arguments: Sequence[str]) -> ConfigError:
+    """A group is given something that is no name."""
+    empty = [text for text in arguments if text.endswith("=null")]
+    where = next((text for text in empty if text.partition("=")[0].rpartition(".")[2] in groups()), None)
+    if where is None:
+        return ConfigError(
+            "an option is chosen by its name", seen=message, fix="GROUP=OPTION; mlorun ls GROUP names them"
+        )
+    key = where.partition("=")[0]
+    none = "none" in options(key.rpartition(".")[2])
+    return ConfigError(
+        "an option is chosen by its name, and null is none",
+        where=where,
+        fix=f"{key}=none" if none else f"'~{key}' chooses nothing",
+    )
+
+
 def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
     """A file has an `override` entry for what no defaults list chooses."""
+    where = f"the defaults list of configs/{file}.yaml"
+    if package.startswith(f"{EXPERIMENT}."):
+        return lacks_first_line(f"configs/{file}.yaml", f"override /{group}, which would stand at {package}")
     fix = "drop the word override"
     if group in PLACED_GROUPS:
         fix = f"choose one in the defaults list of the problem's option, /{group}@{group}: OPTION; or {fix}"
     message = f"configs/{file}.yaml overrides {group}@{package}, which nothing chooses before"
-    return ConfigError(message, where=f"the defaults list of configs/{file}.yaml", fix=fix)
+    return ConfigError(message, where=where, fix=fix)
+
+
+def lacks_first_line(where: str, seen: str | None = None) -> ConfigError:
+    """An experiment's file says nothing of where its keys go, and they would go below `experiment`."""
+    return ConfigError(
+        "an experiment lacks its first line", where=where, seen=seen, fix="begin the file with: # @package _global_"
+    )
 
 
 def _without_problem(group: str, where: str | None, problems: Sequence[str]) -> ConfigError:
@@ -245,9 +291,20 @@ def _without_problem(group: str, where: str | None, problems: Sequence[str]) -> 
     return ConfigError(message, where=where, fix=f"name the problem: {names}")
 
 
-def _chosen_twice(key: str) -> ConfigError:
+def _chosen_twice(key: str, arguments: Sequence[str]) -> ConfigError:
     """Two entries of defaults lists choose from one group for one place."""
     group, _, package = key.partition("@")
+    experiment = next((text.partition("=")[2] for text in arguments if text.startswith(f"{EXPERIMENT}=")), "")
+    file = options(EXPERIMENT).get(experiment)
+    for entry in entries_of(file) if file is not None else ():
+        for name, option in entry.items() if isinstance(entry, dict) else ():
+            if str(name).lstrip("/") == key:
+                return ConfigError(
+                    f"{key} is chosen already",
+                    where=f"the defaults list of configs/{EXPERIMENT}/{experiment}.yaml",
+                    seen=f"- {name}: {option}",
+                    fix=f"the last entry, after _self_: - override /{key}: {option}",
+                )
     return ConfigError(
         f"two defaults lists choose from {key}",
         where=package or group,
@@ -264,8 +321,9 @@ def _typed(key: str, arguments: Sequence[str]) -> str | None:
         (text.lstrip("+~").partition("=")[0], typed) for typed, written in _both(arguments) for text in (typed, written)
     ]
     whole = (typed for name, typed in keys if name == key or name.startswith(f"{key}."))
+    inside = (typed for name, typed in keys if key.startswith(f"{name}.") and typed.partition("=")[2].startswith("{"))
     ending = (typed for name, typed in keys if name.endswith(f".{key}"))
-    return next(whole, None) or next(ending, None) or key or None
+    return next(whole, None) or next(inside, None) or next(ending, None) or key or None
 
 
 def _both(arguments: Sequence[str]) -> Iterator[tuple[str, str]]:

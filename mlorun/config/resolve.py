@@ -10,16 +10,17 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from mlorun.config.schema import Config, ProblemConfig
-from mlorun.errors import ConfigError, ConfigErrors
+from mlorun.config.unknown import unknown_keys
+from mlorun.errors import ConfigError, together
 
 
 def resolve(config: DictConfig) -> None:
-    """Replace every ${...} by its value, in place. Raises ConfigErrors with all that have none, or with all keys of
-    the schema that are removed.
+    """Replace every ${...} by its value, in place. Raises ConfigErrors with all keys of the schema that are removed and
+    all that nobody reads, or with all references that have no value.
     """
-    faults = list(_removed(config)) or list(_unresolvable(config, ""))
+    faults = [*_removed(config), *unknown_keys(config)] or list(_unresolvable(config, ""))
     if faults:
-        raise ConfigErrors(faults) if len(faults) > 1 else faults[0]
+        raise together(faults)
     OmegaConf.resolve(config)
 
 

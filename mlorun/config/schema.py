@@ -132,9 +132,15 @@ class Config:
     problems: dict[str, ProblemConfig] = field(default_factory=dict)
     logger: dict[str, Any] = field(default_factory=dict)
     callback: dict[str, Any] = field(default_factory=dict)
+    constants: dict[str, Any] = field(default_factory=dict)  # an experiment's own, for ${constants.NAME}
 
 
 TOP_KEYS = tuple(key.name for key in fields(Config))
+# nodes that take no key beside those of their schema; "" is the whole config
+CLOSED = {
+    "": Config, "run": RunConfig, "checkpoint": CheckpointConfig, "dependencies": DependenciesConfig,
+    "engine": EngineConfig, "sweep": SweepConfig,
+}  # fmt: skip
 
 
 ConfigStore.instance().store(name=NAME, node=Config, provider="mlorun")

@@ -19,7 +19,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
@@ -96,7 +96,16 @@ def _long_form(match: re.Match[str], text: str, experiment: Experiment | None) -
 
 
 def chosen(overrides: Sequence[str]) -> Experiment | None:
-    """The problems and choices of a config with these overrides of groups; None where it cannot be composed.
+    """The problems and choices of a config with these overrides of groups; None where it cannot be composed."""
+    config = with_choices(overrides)
+    if config is None:
+        return None
+    problems = OmegaConf.select(config, "problems") or {}
+    return Experiment(frozenset(map(str, problems)), frozenset(config.hydra.runtime.choices))
+
+
+def with_choices(overrides: Sequence[str]) -> DictConfig | None:
+    """The config with those of these overrides that choose an option; None where it cannot be composed.
 
     Of options that are swept over, the first is taken.
     """
@@ -107,9 +116,7 @@ def chosen(overrides: Sequence[str]) -> Experiment | None:
         groups = set(loader.list_groups("")) - {"hydra"}
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
         choices = [_first(override) for override in parsed if override.key_or_group in groups]
-        config = loader.load_configuration(PRIMARY, choices, run_mode=RunMode.RUN)
-        problems = OmegaConf.select(config, "problems") or {}
-        return Experiment(frozenset(map(str, problems)), frozenset(config.hydra.runtime.choices))
+        return loader.load_configuration(PRIMARY, choices, run_mode=RunMode.RUN)
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError):
         return None
 

@@ -10,6 +10,7 @@ import torch
 from mlorun.errors import DeviceError, did_you_mean
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+_GPU_WORDS = ("gpu", "nvidia", "rocm", "hip")  # what people call it
 # one for all steps: a null context has no state
 _FULL: AbstractContextManager[None] = nullcontext()
 
@@ -40,6 +41,13 @@ def resolve_device(text: str) -> torch.device:
             "there is no Apple GPU here",
             where="device",
             seen="device=mps, and " + ("macOS is too old for it" if built else "a torch built without mps"),
+            fix=_instead(here),
+        )
+    if text.strip().lower().partition(":")[0] in _GPU_WORDS:
+        raise DeviceError(
+            f"{text!r} is not a device; torch's name for a GPU is {'mps' if 'mps' in here else 'cuda'}",
+            where="device",
+            seen=f"device={text}, and this machine has {', '.join(here)}",
             fix=_instead(here),
         )
     raise DeviceError(

@@ -7,12 +7,14 @@ import json
 import logging
 import os
 import platform
+import re
 import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, final
 
 from mlorun.errors import ConfigError, ResourceError
@@ -201,14 +203,27 @@ class RunFolder:
         write_json(self.run, {**self.facts(), **fields})
 
 
+def require_home(root: Path | str, name: str) -> None:
+    """Raise ConfigError where no run folder root/name/... can be made. A folder is made beside it, and removed."""
+    require_name(name)
+    home = Path(root).absolute() / name
+    above = next(path for path in (home, *home.parents) if path.exists())
+    try:
+        with TemporaryDirectory(prefix=".mlorun-", dir=above):
+            pass
+    except OSError as error:
+        raise _no_folder(home, error) from error
+
+
 def require_name(name: str) -> None:
     """Raise ConfigError for a name of runs that cannot be a folder's."""
     if not name or name.startswith(".") or not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|'):
+        near = re.sub(r"[^\w.-]+", "-", name).strip(".-")
         raise ConfigError(
-            "name becomes a folder, and cannot be one",
+            "name becomes a folder, and no folder can be called so",
             where="name",
-            seen=repr(name),
-            fix="use letters, digits, '-', '_' and '.', not starting with '.'",
+            seen=f"name={name}",
+            fix=f"name={near or 'NAME'}: letters, digits, '-', '_' and '.', not starting with '.'",
         )
 
 
@@ -230,12 +245,16 @@ def _make(path: Path, *, exist_ok: bool) -> None:
             raise
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError("no space is left for the run folder", where=str(path)) from error
-        raise ConfigError(
-            "the run folder cannot be made",
-            where=str(path),
-            seen=error.strerror or str(error),
-            fix="run.root=FOLDER names a place that can be written to",
-        ) from error
+        raise _no_folder(path, error) from error
+
+
+def _no_folder(path: Path, error: OSError) -> ConfigError:
+    return ConfigError(
+        "the run folder cannot be made",
+        where=str(path),
+        seen=error.strerror or str(error),
+        fix="run.root=FOLDER names a place that can be written to",
+    )
 
 
 def _point(pointer: Path, run_id: str) -> None:

@@ -130,9 +130,9 @@ def test_a_problem_option_beside_parts_that_the_experiment_chose_without_one_is_
     own_configs: Experiments,
 ) -> None:
     own_configs.raw("experiment/plain.yaml", PLAIN)
-    with pytest.raises(ConfigError, match=r"two defaults lists choose from \w+@problems\.classifier\.") as caught:
+    with pytest.raises(ConfigError, match=r"\w+@problems\.classifier\.\w+ is chosen already") as caught:
         composed(["experiment=plain", "classifier.problem=classifier"])
-    assert "as: override /" in (caught.value.fix or "")
+    assert "- override /" in (caught.value.fix or "")
 
 
 def test_a_file_that_chooses_a_problem_and_again_its_parts_means_the_parts_that_it_names(
