@@ -9,6 +9,8 @@ from tempfile import NamedTemporaryFile
 
 from mlorun.errors import ConfigErrors, MlorunError, RunError
 
+_LONGEST = 1_000  # characters of a line
+
 
 def render(error: MlorunError) -> str:
     """The lines of the screen; several faults one below the other."""
@@ -16,11 +18,20 @@ def render(error: MlorunError) -> str:
     blocks = []
     for fault in faults:
         lines = [f"error: {fault.message}"]
-        lines += [f"  {label:5s}  {text}" for label, text in fault.details() if text]
+        lines += [f"  {label:5s}  {_short(text)}" for label, text in fault.details() if text]
         blocks.append("\n".join(lines))
     if len(faults) > 1:
         blocks.append(f"{len(faults)} faults, nothing was run")
-    return "\n\n".join(blocks)
+    return printable("\n\n".join(blocks))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+
+
+def printable(text: str) -> str:
+    """Text without marks that a terminal acts on or that hide: escape sequences, NUL, right-to-left overrides."""
+    return "".join(mark if mark.isprintable() or mark == "\n" else ascii(mark)[1:-1] for mark in text)
 
 
 def show(error: MlorunError) -> None:

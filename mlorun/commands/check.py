@@ -8,6 +8,7 @@ from omegaconf import DictConfig
 
 from mlorun.config.check import check
 from mlorun.config.compose import attempted, explained
+from mlorun.config.resolve import missing
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import ConfigError, faults_in, together
 
@@ -17,7 +18,8 @@ def main(args: list[str]) -> int:
     config, faults = attempted(args)
     if config is not None:
         # these report together; building needs all of them to be right
-        faults += [fault for part in (check, check_graph, check_device, check_home) for fault in _faults(part, config)]
+        parts = (check,) if missing(config) else (check, check_graph, check_device, check_home)
+        faults += [fault for part in parts for fault in _faults(part, config)]
     if faults or config is None:
         raise together(faults)
     from mlorun.assemble import build, make_callbacks, make_loggers
@@ -26,9 +28,13 @@ def main(args: list[str]) -> int:
         engine = build(config)
         make_loggers(config)
         make_callbacks(config)
+        engine.probe()
     except Exception as error:
-        raise explained(error, args) from error.__cause__
-    engine.probe()
+        from mlorun.run.endings import is_out_of_memory, of_config
+
+        if is_out_of_memory(error):
+            raise
+        raise of_config(explained(error, args)) from error.__cause__
     sizes = ", ".join(f"{name} {sum(p.numel() for p in one.theta):,}" for name, one in engine.problems.items())
     print(f"{config.name}: no mistakes found; parameters: {sizes}")
     return 0

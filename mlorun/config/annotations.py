@@ -118,8 +118,11 @@ def fits(value: Any, annotation: Any) -> bool:
         return isinstance(value, list) and _items_fit(value, origin, items)
     if (origin or annotation) in _MAPPINGS:
         return isinstance(value, dict)
-    # a tensor, a module: nothing that YAML can write
-    return not (inspect.isclass(annotation) and annotation.__module__.split(".")[0] == "torch")
+    if not inspect.isclass(annotation):
+        return True
+    # a tensor, a module: nothing that YAML can write; an object of ours: a node with a _target_
+    package = annotation.__module__.partition(".")[0]
+    return package != "torch" and (package != "mlorun" or isinstance(value, dict))
 
 
 def _items_fit(value: list[Any], origin: Any, items: tuple[Any, ...]) -> bool:

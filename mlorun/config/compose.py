@@ -11,12 +11,11 @@ from omegaconf import DictConfig
 
 from mlorun.config import optimizer_defaults, schema, search_path
 from mlorun.config.explain import explain, explaining, is_about_config
-from mlorun.config.locations import PRIMARY_DIR, groups
+from mlorun.config.locations import PRIMARY_DIR
 from mlorun.config.misread import misread
 from mlorun.config.places import require_trust
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import resolve
-from mlorun.config.schema import PLACED_GROUPS
 from mlorun.config.shorthand import PRIMARY, expand
 from mlorun.errors import ConfigError, faults_in, together
 
@@ -65,25 +64,31 @@ def attempted(overrides: Sequence[str]) -> tuple[DictConfig | None, list[ConfigE
 
 
 def _without_faults(error: Exception, overrides: Sequence[str]) -> tuple[DictConfig | None, list[ConfigError]]:
-    """A config with as many of the overrides as can be composed, the choices first; and a fault for each other one."""
-    only = explain(error, overrides)
-    if not isinstance(only, ConfigError):
-        raise only
-    config: DictConfig | None = None
-    kept: list[str] = []
+    """A config without the overrides that cannot be composed, and a fault for each of those.
+
+    Where the place of a fault is no single override, or the experiment is wrong, nothing further can be told.
+    """
+    kept = list(overrides)
     faults: dict[str, ConfigError] = {}
-    for text in sorted(overrides, key=_turn):
+    cause = error
+    while True:
+        fault = explain(cause, kept)
+        if not isinstance(fault, ConfigError):
+            raise fault
+        culprit = fault.where or ""
+        if culprit not in kept or culprit.startswith("experiment="):
+            return None, [*faults.values(), fault]
+        faults[culprit] = fault
+        kept.remove(culprit)
         try:
-            config = hydra.compose(PRIMARY, overrides=expand([*kept, text]))
-            kept.append(text)
-        except Exception as cause:
-            _forget(cause, error)
-            fault = explain(cause, [*kept, text]) if is_about_config(cause) else None
-            if not isinstance(fault, ConfigError) or text.startswith("experiment="):
-                return None, [only]
-            faults[text] = fault
-    # together they fail, and none of them alone
-    return (config, [faults[text] for text in overrides if text in faults]) if faults else (None, [only])
+            return hydra.compose(PRIMARY, overrides=expand(kept)), [
+                faults[text] for text in overrides if text in faults
+            ]
+        except Exception as further:
+            if not is_about_config(further):
+                raise
+            _forget(further, error)
+            cause = further
 
 
 def _forget(error: BaseException, earlier: BaseException) -> None:
@@ -93,16 +98,6 @@ def _forget(error: BaseException, earlier: BaseException) -> None:
             error.__context__ = None
             return
         error = error.__context__
-
-
-def _turn(override: str) -> int:
-    """The experiment first, then whole problems, then other options, then values."""
-    key = override.lstrip("+").partition("=")[0]
-    if key == "experiment":
-        return 0
-    if key.endswith(".problem") or key.startswith("problem@"):
-        return 1
-    return 2 if key.partition("@")[0] in groups() or key.rpartition(".")[2] in PLACED_GROUPS else 3
 
 
 def expanded(arguments: Sequence[str]) -> list[str]:

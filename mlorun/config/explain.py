@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -35,6 +37,7 @@ _HYDRA_VALUE_ERRORS = (
     "Config overrides are not",
     "Invalid defaults list in",
 )
+_LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
@@ -54,7 +57,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 def is_about_config(error: Exception) -> bool:
     """Whether `explain` can turn it into a ConfigError."""
     by_text = isinstance(error, ValueError) and str(error).startswith(_HYDRA_VALUE_ERRORS)
-    return by_text or isinstance(error, FOREIGN) or _is_circle(error)
+    return by_text or isinstance(error, FOREIGN) or _is_circle(error) or _is_too_long(error)
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
@@ -70,6 +73,13 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
             return _missing_option(link, arguments)
         if isinstance(link, OverrideParseException):
             return _syntax(link)
+        if _is_too_long(link):
+            return ConfigError(
+                "an option's name is longer than a file's can be",
+                where=next((f"{text[:60]}..." for text in arguments if len(text) > _LONG), None),
+                seen=f"{Path(str(getattr(link, 'filename', ''))).name[:40]}...",
+                fix="GROUP=OPTION; mlorun ls GROUP names the options",
+            )
         if _is_circle(link):
             return ConfigError(
                 "defaults lists name each other in a circle",
@@ -95,6 +105,10 @@ def _is_circle(error: BaseException) -> bool:
     """Whether Hydra followed defaults lists without an end."""
     frames = traceback.walk_tb(error.__traceback__) if isinstance(error, RecursionError) else ()
     return any(frame.f_code.co_filename == defaults_list.__file__ for frame, _ in frames)
+
+
+def _is_too_long(error: BaseException) -> bool:
+    return isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG
 
 
 def _yaml(error: yaml.YAMLError) -> ConfigError:

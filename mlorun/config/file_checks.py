@@ -10,7 +10,7 @@ import yaml
 from mlorun.errors import ConfigError
 
 LARGEST_FILE = 1_000_000  # bytes
-MOST_NODES = 100_000  # once every alias is written out
+MOST_NODES = 3_000  # once every alias is written out; Hydra takes a second for 10,000
 DEEPEST = 100
 # what a file may say of Hydra: where a sweep goes, and over what it runs
 HYDRA_KEYS = {"sweep": {"dir"}, "sweeper": {"params"}, "mode": None}
@@ -35,7 +35,7 @@ def require_bounded(path: Path) -> None:
         return  # whoever reads it next says what and where
     if nodes > MOST_NODES:
         raise ConfigError(
-            "the aliases of a config file unfold to more than a config can be",
+            "a config file has too many values, its aliases written out",
             where=str(path),
             seen=f"{nodes:.2g} values",
             fix=f"{MOST_NODES:,} values at most",
@@ -79,6 +79,35 @@ def _too_deep(path: Path) -> ConfigError:
         fix=f"{DEEPEST} levels at most",
         seen=f"more than {DEEPEST}",
     )
+
+
+def require_defaults_list(where: str, content: Any) -> None:
+    """Raise ConfigError where the defaults list of a file is none.
+
+    where     the file, as a reader knows it
+    content   of the file, with its defaults list
+    """
+    entries = content.get("defaults") if isinstance(content, dict) else None
+    if entries is None:
+        return
+    bad = next((entry for entry in entries if not _is_entry(entry)), None) if isinstance(entries, list) else entries
+    if bad is not None or (isinstance(entries, list) and None in entries):
+        raise ConfigError(
+            "a defaults list holds what is no entry" if isinstance(entries, list) else "a defaults list is no list",
+            where=f"the defaults list of {where}",
+            seen=str(bad)[:80],
+            fix="an entry is `- GROUP: OPTION`, `- /GROUP@PLACE: OPTION`, `- override /GROUP: OPTION` or `- FILE`",
+        )
+
+
+def _is_entry(entry: Any) -> bool:
+    if not isinstance(entry, dict):
+        return isinstance(entry, str) and bool(entry.strip())
+    if len(entry) != 1:
+        return False
+    ((key, option),) = entry.items()
+    names = option if isinstance(option, list) else [option]
+    return isinstance(key, str) and bool(key.strip()) and all(name is None or isinstance(name, str) for name in names)
 
 
 def require_no_hydra(name: str, package: str | None, content: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
+from mlorun.config.references import bounded
 from mlorun.config.schema import Config, ProblemConfig
 from mlorun.config.unknown import unknown_keys
 from mlorun.errors import ConfigError, together
@@ -18,10 +19,19 @@ def resolve(config: DictConfig) -> None:
     """Replace every ${...} by its value, in place. Raises ConfigErrors with all keys of the schema that are removed and
     all that nobody reads, or with all references that have no value.
     """
-    faults = [*_removed(config), *unknown_keys(config)] or list(_unresolvable(config, ""))
-    if faults:
-        raise together(faults)
-    OmegaConf.resolve(config)
+    with bounded():
+        faults = [*_removed(config), *unknown_keys(config)] or list(_unresolvable(config, ""))
+        if faults:
+            raise together(faults)
+        try:
+            OmegaConf.resolve(config)
+        except OmegaConfBaseException as error:
+            raise ConfigError(
+                "a reference in the config cannot be used here",
+                where=getattr(error, "full_key", None) or None,
+                seen=str(error).splitlines()[0],
+                fix="correct the reference, or give the key a value of its own",
+            ) from error
 
 
 def missing(config: DictConfig) -> list[ConfigError]:

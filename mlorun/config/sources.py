@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config.file_checks import require_bounded, require_no_hydra
+from mlorun.config.file_checks import require_bounded, require_defaults_list, require_no_hydra
 from mlorun.config.locations import OURS, configs_dir, options, user_configs_dir
 from mlorun.config.option_files import defaults_list
 from mlorun.errors import ConfigError
@@ -55,12 +55,18 @@ class UserConfigs(FileConfigSource):
         file = Path(self.path) / f"{config_path.removesuffix('.yaml')}.yaml"
         if file.is_file():
             require_bounded(file)
+        where = f"configs/{config_path.removesuffix('.yaml')}.yaml"
         try:
             result = super().load_config(config_path)
         except UnicodeDecodeError as error:
-            where = f"configs/{group}/{name}.yaml"
             raise ConfigError("a config is not text", where=where, seen=str(error), fix="save it as UTF-8") from error
+        except ValueError as error:  # its first line, or a value that its tag or its form promises and that is none
+            fix = (
+                "the first line of an experiment is: # @package _global_" if "@package" in str(error) else "correct it"
+            )
+            raise ConfigError("a config cannot be read", where=where, seen=str(error), fix=fix) from error
         plain = OmegaConf.to_container(result.config, resolve=False)
+        require_defaults_list(where, plain)
         require_no_hydra(config_path.removesuffix(".yaml"), result.header.get("package"), plain)
         return _with_defaults(result, change)
 

@@ -215,7 +215,11 @@ class Engine:
             while self.step_count == step and (done := self._actions_done) < len(actions):
                 yield actions[done]
                 if (self.step_count, self._actions_done) == (step, done):
-                    self.stepper.execute(actions[done], measure, step)
+                    try:
+                        self.stepper.execute(actions[done], measure, step)
+                    except Exception as error:
+                        error.add_note(f"in a step of {actions[done].problem}, after {step:,} global steps")
+                        raise
                     self._actions_done += 1
             if self.step_count == step:
                 self._actions_done = 0

@@ -113,7 +113,11 @@ def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
     where = f"{type(problem).__name__}.training_step"
     hidden: list[str] = []
     with reentrant_calls(hidden.append):
-        loss = loss_of(problem.training_step(batch), problem.name)
+        try:
+            loss = loss_of(problem.training_step(batch), problem.name)
+        except Exception as error:
+            error.add_note(f"in the loss of {problem.name}")
+            raise
     if hidden:
         raise GraphError(
             f"the loss of {problem.name} calls torch.utils.checkpoint with use_reentrant=True, torch's default, which "

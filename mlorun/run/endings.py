@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from mlorun.errors import MlorunError, NonFiniteError, ResourceError, RunError
+from mlorun.errors import ConfigError, MlorunError, NonFiniteError, ResourceError, RunError
 from mlorun.run.events import Status
 
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -37,9 +37,24 @@ def named(cause: BaseException, folder: Path, log: Path) -> MlorunError:
             fix="raise an error instead, or engine.stop(reason) in a callback",
         )
     else:
-        error = RunError(f"{type(cause).__name__}: {first}", where=_place(cause), fix=f"the full traceback is in {log}")
+        message, fix = f"{type(cause).__name__}: {first}", f"the full traceback is in {log}"
+        error = RunError(message, where=_place(cause), seen=notes(cause), fix=fix)
     error.__cause__ = cause
     return error
+
+
+def of_config(cause: Exception) -> MlorunError:
+    """`cause` as the fault of a config of which nothing was run."""
+    if isinstance(cause, MlorunError):
+        return cause
+    first = next(iter(str(cause).splitlines()), "")
+    fix = "correct it there, or choose another option; the log of a run has all of it"
+    return ConfigError(f"{type(cause).__name__}: {first}", where=_place(cause), seen=notes(cause), fix=fix)
+
+
+def notes(cause: BaseException) -> str | None:
+    """What was added to an error on its way up: the problem, the step."""
+    return ", ".join(getattr(cause, "__notes__", ())) or None
 
 
 def status(error: MlorunError) -> Status:

@@ -22,6 +22,8 @@ from mlorun.run.atomic import point, remove_drafts, sync, write_bytes, write_jso
 from mlorun.run.events import Result
 from mlorun.run.provenance import git_state
 
+LONGEST_NAME = 100  # bytes
+
 log = logging.getLogger("mlorun.run")
 
 
@@ -217,6 +219,13 @@ def require_home(root: Path | str, name: str) -> None:
 
 def require_name(name: str) -> None:
     """Raise ConfigError for a name of runs that cannot be a folder's."""
+    if len(name.encode(errors="replace")) > LONGEST_NAME:
+        raise ConfigError(
+            "name becomes a folder, and is too long",
+            where="name",
+            seen=f"{len(name)} characters: {name[:40]}...",
+            fix=f"{LONGEST_NAME} bytes at most",
+        )
     if not name or name.startswith(".") or not name.isprintable() or any(mark in name for mark in '/\\:*?"<>|'):
         near = re.sub(r"[^\w.-]+", "-", name).strip(".-")
         raise ConfigError(

@@ -202,7 +202,7 @@ def test_defaults_lists_that_name_each_other_are_a_mistake(own_configs: Experime
 
 def test_a_defaults_list_that_is_no_list_is_a_mistake(own_configs: Experiments) -> None:
     own_configs.raw("experiment/mine.yaml", "# @package _global_\ndefaults: mwn_digits\nname: mine\n")
-    assert "defaults must be a list" in fault_of("experiment=mine").message
+    assert "a defaults list is no list" in fault_of("experiment=mine").message
 
 
 def test_a_config_that_is_no_text_is_a_mistake(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:

@@ -127,19 +127,19 @@ def bomb(draw: random.Random) -> Case:
     elif kind == "lists of references":
         lines = ["a0: [1, 1]", *(f"a{n}: [{', '.join([reference(n - 1)] * width)}]" for n in range(1, depth))]
     elif kind == "circle":
-        lines = [f"a{n}: ${{a{(n + 1) % depth}}}" for n in range(depth)]
+        lines = [f"a{n}: ${{constants.a{(n + 1) % depth}}}" for n in range(depth)]
     elif kind == "nesting":
         lines = ["a: " + "{b: " * depth + "1" + "}" * depth, "c: '" + "${oc.decode:" * depth + "1" + "}" * depth + "'"]
     elif kind == "long":
         lines = [f"a: {[0] * 10 ** draw.choice((2, 3, 4))}"]
     elif kind == "chain":
-        lines = ["a0: 1", *(f"a{n}: ${{a{n - 1}}}" for n in range(1, depth * 5))]
+        lines = ["a0: 1", *(f"a{n}: ${{constants.a{n - 1}}}" for n in range(1, depth * 5))]
     else:
         lines = ["a0: &a0 {x: 1}", *(f"a{n}: &a{n} {{<<: *a{n - 1}, y{n}: *a{n - 1}}}" for n in range(1, depth))]
     head, *rest = short("mwn_digits").splitlines()
     place = draw.choice(("top", "data", "module"))
-    body = "\n".join(lines)
-    last = body.splitlines()[-1].partition(":")[0]
+    last = f"constants.{lines[-1].partition(':')[0]}"
+    body = "\n".join(("constants:", *(f"  {line}" for line in lines)))
     if place == "module":
         body += f"\nproblems: {{classifier: {{module: {{sizes: '${{{last}}}'}}}}}}"
     elif place == "data":
@@ -148,7 +148,7 @@ def bomb(draw: random.Random) -> Case:
 
 
 def reference(number: int, times: int = 1) -> str:
-    return '"' + f"${{a{number}}}" * times + '"'
+    return '"' + f"${{constants.a{number}}}" * times + '"'
 
 
 KINDS: dict[str, tuple[Callable[[random.Random], Case], int]] = {
