@@ -60,7 +60,7 @@ class UserConfigs(FileConfigSource):
             result = super().load_config(config_path)
         except UnicodeDecodeError as error:
             raise ConfigError("a config is not text", where=where, seen=str(error), fix="save it as UTF-8") from error
-        except ValueError as error:  # its first line, or a value that its tag or its form promises and that is none
+        except (ValueError, LookupError, TypeError) as error:  # its first line; or `!!int ''`, 2001-13-45
             fix = (
                 "the first line of an experiment is: # @package _global_" if "@package" in str(error) else "correct it"
             )

@@ -10,6 +10,7 @@ import torch
 from mlorun.errors import ConfigError, MlorunError, NonFiniteError, ResourceError, RunError
 from mlorun.run.events import Status
 
+_OURS = Path(__file__).parents[1]  # mlorun
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # torch raises a plain RuntimeError where the host has no memory left
 _NO_MEMORY = ("DefaultCPUAllocator: can't allocate memory", "DefaultCPUAllocator: not enough memory")
@@ -79,12 +80,15 @@ def is_out_of_memory(cause: BaseException) -> bool:
 
 
 def _place(cause: BaseException) -> str | None:
-    """File, line and function of the deepest frame that is not a library's."""
-    place = None
+    """File, line and function of the deepest frame of a recipe; where there is none, of mlorun's own."""
+    of_recipe = own = None
     trace = cause.__traceback__
     while trace is not None:
         code = trace.tb_frame.f_code
-        if "site-packages" not in code.co_filename and not code.co_filename.startswith("<"):
-            place = f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        file, place = Path(code.co_filename), f"{code.co_filename}:{trace.tb_lineno} in {code.co_name}"
+        if _OURS in file.parents and _OURS / "recipes" not in file.parents:
+            own = place
+        elif _OURS in file.parents or not ("site-packages" in code.co_filename or code.co_filename.startswith("<")):
+            of_recipe = place
         trace = trace.tb_next
-    return place
+    return of_recipe or own

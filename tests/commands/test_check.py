@@ -26,6 +26,16 @@ def test_arguments_graph_and_device_are_told_together(empty_folder: Path, capsys
     assert list(empty_folder.iterdir()) == []
 
 
+def test_an_error_in_a_loss_has_its_place_and_its_problem(
+    empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["check", DIGITS, "classifier.module.sizes=[7,10]"]) == 2
+    screen = capsys.readouterr().err
+    assert "in the loss of reweight" in screen and "reweighting.py:" in screen and "in training_step" in screen
+    assert "shapes cannot be multiplied" in screen
+    assert list(empty_folder.iterdir()) == []
+
+
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [

@@ -205,6 +205,38 @@ def test_a_defaults_list_that_is_no_list_is_a_mistake(own_configs: Experiments) 
     assert "a defaults list is no list" in fault_of("experiment=mine").message
 
 
+@pytest.mark.parametrize(
+    "entries", ["[1]", "[null]", "[{}]", "[{a: 1}]", "[{a: b, c: d}]", "[[x]]", "[{3: x}]", "['']", "0.5", "{a: b}"]
+)
+def test_an_entry_of_a_defaults_list_that_is_none_is_a_mistake(entries: str, own_configs: Experiments) -> None:
+    own_configs.raw("experiment/mine.yaml", f"# @package _global_\ndefaults: {entries}\nname: mine\n")
+    assert fault_of("experiment=mine").where == "the defaults list of configs/experiment/mine.yaml"
+
+
+@pytest.mark.parametrize("text", ["# @package$_global_\n", "# @package a b\n", "# @package _global_\nseed: !!int ''\n"])
+def test_a_first_line_or_a_value_that_yaml_cannot_read_is_a_mistake(text: str, own_configs: Experiments) -> None:
+    own_configs.raw("experiment/mine.yaml", text)
+    assert "cannot be read" in fault_of("experiment=mine").message
+
+
+@pytest.mark.parametrize(
+    "group", ["experiment=", "experiment=mwn_digits classifier.module=", "experiment=mwn_digits name="]
+)
+def test_a_name_that_no_file_can_have_is_a_mistake(
+    group: str, empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ([], ["check"]):
+        assert main([*verb, *f"{group}{'a' * 5000}".split()]) == 2
+        assert len(capsys.readouterr().err) < 2_000
+
+
+def test_marks_that_a_terminal_acts_on_are_printed_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "experiment=mwn_\x1b[31mdigits", "+x=\u202e"]) == 2
+    screen = capsys.readouterr().err
+    assert r"mwn_\x1b[31mdigits" in screen
+    assert "\x1b" not in screen and "\u202e" not in screen
+
+
 def test_a_config_that_is_no_text_is_a_mistake(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
     own_configs.raw("experiment/mine.yaml", "").write_bytes(b"\xff\xfe\x00")
     assert fault_of("experiment=mine").where == "configs/experiment/mine.yaml"

@@ -1,0 +1,55 @@
+"""Words that Hydra would misread or pass over, and keys that nobody reads: each gets the line to type."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mlorun.cli import main
+from mlorun.config.compose import composed
+from mlorun.errors import ConfigError, faults_in
+
+DIGITS = "experiment=mwn_digits"
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["+experiment=mwn_digits"], "experiment=mwn_digits"),
+        ([DIGITS, "seed=0..2"], "seed=0,1,2"),
+        ([DIGITS, "seed=0..99"], "'seed=range(0,100)'"),
+        ([DIGITS, "--lr", "0.1"], "classifier.optimizer.lr=0.1"),
+        ([DIGITS, "--seed=3"], "seed=3"),
+        (["-cn", "experiment/mwn_digits"], "mlorun experiment=mwn_digits"),
+        ([DIGITS, "dependencies={}"], "'~dependencies.u2l.reweight'"),
+        ([DIGITS, "+tag=x"], "+constants.tag="),
+        ([DIGITS, "+resume=RUN"], "mlorun resume RUN"),
+        ([DIGITS, "+lr=0.1"], "classifier.optimizer.lr=0.1"),
+        ([DIGITS, "dependencies={reweight:[classifier]}"], "dependencies.u2l={reweight:[classifier]}"),
+        ([DIGITS, "classifier.scheduler=null"], "classifier.scheduler=none"),
+        (["classifier.optimizer.lr=0.1"], "mlorun experiment=NAME classifier.optimizer.lr=0.1"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+@pytest.mark.parametrize("verb", [[], ["check"]], ids=["run", "check"])
+def test_a_word_that_would_be_misread_gets_the_line_to_type(
+    words: list[str], line: str, verb: list[str], empty_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*verb, *words]) == 2
+    assert line in capsys.readouterr().err
+    assert not list(empty_folder.iterdir())
+
+
+def test_values_of_an_experiment_of_its_own_stand_under_constants() -> None:
+    assert composed([DIGITS, "+constants.half=50", "classifier.batch_size=${constants.half}"])
+
+
+def test_every_mistyped_key_is_named_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        composed([DIGITS, "sed=1", "classifier.optimizer.lrr=1", "engine.train_iter=3"])
+    assert [fault.where for fault in faults_in(caught.value)] == [
+        "sed=1",
+        "classifier.optimizer.lrr=1",
+        "engine.train_iter=3",
+    ]
