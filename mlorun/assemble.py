@@ -59,6 +59,7 @@ def build(config: DictConfig, *, record_all: bool = False) -> Engine:
         seed=derive_seed(seed, "run"),
         evaluations=_evaluations(problems, splits),
         record_all=record_all,
+        skips=plain["nonfinite"]["skips"] if plain["nonfinite"]["policy"] == "skip" else None,
         **plain["engine"],
     )
 

@@ -10,10 +10,11 @@ from dataclasses import dataclass, replace
 from omegaconf import DictConfig
 
 from mlorun.callbacks.checkpoints import Checkpoints
+from mlorun.callbacks.rewinds import Rewinds
 from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.core.state import on_host
-from mlorun.errors import MlorunError
+from mlorun.errors import MlorunError, NonFiniteError
 from mlorun.loggers.following import Listeners, following
 from mlorun.run import checkpoint, endings
 from mlorun.run.events import Event, Logger, Result, RunFacts, Status
@@ -28,6 +29,8 @@ class Attempt:
     """An engine in its folder, ready to go.
 
     received   the signals that have come, which stop the engine
+    rewinds    what happens where a number is NaN or infinite
+    load       puts the newest good checkpoint into the engine and the callbacks; its step
     """
 
     config: DictConfig
@@ -36,6 +39,8 @@ class Attempt:
     checkpoints: Checkpoints
     callbacks: tuple[Callback, ...]
     received: Received
+    rewinds: Rewinds
+    load: Callable[[], int]
 
     def result(self, loggers: Sequence[Logger], facts: RunFacts, started: Callable[[], None]) -> Result:
         """How it ended, as it is in result.json.
@@ -45,7 +50,11 @@ class Attempt:
         with following(loggers, facts) as listeners:
             result = self._trained(listeners, started)
             try:
-                self.home.update(hypergradients=self.engine.adjoint.choices(), stop_reason=self.engine.stop_reason)
+                self.home.update(
+                    hypergradients=self.engine.adjoint.choices(),
+                    stop_reason=self.engine.stop_reason,
+                    warnings=list(result.warnings),
+                )
                 self.home.finish(result)
             except OSError as cause:
                 log.error("the result was not written", exc_info=cause)
@@ -61,13 +70,15 @@ class Attempt:
         first, begin = engine.step_count, time.perf_counter()
         try:
             started()
-            metrics = engine.run(listeners.event, [*self.callbacks, self.checkpoints])
+            metrics = self._run(listeners)
             metrics |= self._best(listeners)
         except (KeyboardInterrupt, Terminated):
             engine.stop()  # a second signal: what was saved before is what there is
         except (Exception, SystemExit) as cause:
             error = endings.named(cause, self.home.path, self.home.log)
             log.error("the run failed", exc_info=cause)
+            if isinstance(cause, NonFiniteError) and self.config.nonfinite.save:
+                self._save_broken()
         finally:
             self.checkpoints.close()
         wall = time.perf_counter() - begin
@@ -86,7 +97,26 @@ class Attempt:
             steps_per_second=(engine.step_count - first) / wall if wall > 0 else 0.0,
             error=error,
             stop_reason=engine.stop_reason,
+            warnings=tuple(remark for remark in (*engine.reporter.remarks.values(), self.rewinds.remark) if remark),
         )
+
+    def _run(self, listeners: Listeners) -> dict[str, float]:
+        engine, callbacks = self.engine, [*self.callbacks, self.checkpoints]
+        if self.rewinds.most and not checkpoint.saved(self.home.checkpoints):
+            self.checkpoints.save(engine)  # somewhere to go back to
+        while True:
+            try:
+                return engine.run(listeners.event, callbacks)
+            except NonFiniteError as error:
+                self.checkpoints.wait()
+                if not self.rewinds.rewind(engine, error, self.load):
+                    raise
+
+    def _save_broken(self) -> None:
+        try:
+            log.info("the broken state is in %s", self.checkpoints.save_broken(self.engine))
+        except OSError as error:
+            log.error("the broken state was not written", exc_info=error)
 
     def _end(self, error: MlorunError | None) -> tuple[Status, int]:
         if error is not None:

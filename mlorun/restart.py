@@ -29,7 +29,15 @@ from mlorun.run.folder import RunFolder
 log = logging.getLogger("mlorun.run")
 
 # what cannot change a step that has been taken
-CHANGEABLE = ("engine.train_iters", "engine.log_every", "engine.valid_every", "checkpoint", "logger", "run")
+CHANGEABLE = (
+    "engine.train_iters",
+    "engine.log_every",
+    "engine.valid_every",
+    "checkpoint",
+    "nonfinite",
+    "logger",
+    "run",
+)
 
 
 @dataclass(frozen=True)

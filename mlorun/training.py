@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
@@ -12,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from mlorun.assemble import build, make_callbacks, make_loggers
 from mlorun.attempt import Attempt
 from mlorun.callbacks.checkpoints import Checkpoints, When
+from mlorun.callbacks.rewinds import Rewinds
 from mlorun.callbacks.watch import Watch
 from mlorun.config.check import check
 from mlorun.core.callback import Callback
@@ -102,8 +104,12 @@ def _attempted(
     started: Callable[[], None],
 ) -> Result:
     home.remove_drafts()
+    policy = config.nonfinite
+    rewinds = Rewinds(policy.rewinds if policy.policy == "rewind" else 0, policy.factor)
+    callbacks = (rewinds, *callbacks)
     checkpoints = _checkpoints(config, home, callbacks)
     step = 0 if restart is None else restart.load(engine, checkpoints)
+    newest = restart or Restart(home, config, tuple(overrides))
     now = origin(config, engine)
     changes = [] if restart is None else drift(home.facts().get("origin", {}), now)
     for change in changes:
@@ -127,7 +133,9 @@ def _attempted(
             overrides=tuple(overrides),
             position=lambda: engine.step_count,
         )
-        return Attempt(config, engine, home, checkpoints, callbacks, received).result(loggers, facts, started)
+        load = partial(newest.load, engine, checkpoints)
+        attempt = Attempt(config, engine, home, checkpoints, callbacks, received, rewinds, load)
+        return attempt.result(loggers, facts, started)
 
 
 def _checkpoints(config: DictConfig, home: RunFolder, callbacks: Sequence[Callback]) -> Checkpoints:

@@ -22,8 +22,9 @@ from mlorun.run.atomic import point, sync
 
 log = logging.getLogger("mlorun.run")
 
-FORMAT = 1
+FORMAT = 2
 FINAL, BEST = "final.pt", "best.pt"
+BROKEN = "nonfinite"  # a folder for states that hold NaN or infinity
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ class Checkpoints(Callback):
     def save(self, engine: Engine) -> None:
         """Copy the state now, and write it beside the training."""
         self.wait()
-        if broken := broken_tensors({name: _trained(problem) for name, problem in engine.problems.items()}):
+        if broken := _broken(engine):
             name, _, what = broken[0].partition("/")
             raise NonFiniteError(
                 f"the state of {name} is not finite: it is not saved",
@@ -144,16 +145,24 @@ class Checkpoints(Callback):
             self._writer = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._requested = self._improved = False
         self._saved_at = self._clock()
-        step = engine.step_count
-        content = {
+        step, content = engine.step_count, self._content(engine)
+        self._steps = [*(s for s in self._steps if s != step), step]
+        self._pending = self._writer.submit(self._write, step, content, self._kept())
+
+    def _content(self, engine: Engine) -> dict[str, Any]:
+        return {
             "format": FORMAT,
             "engine": on_host(engine.state_dict()),
             "callbacks": [dict(other.state_dict()) for other in self._others],
             "best": [list(one) for one in self._best],
             "metrics_bytes": self._metrics.stat().st_size if self._metrics.exists() else 0,
         }
-        self._steps = [*(s for s in self._steps if s != step), step]
-        self._pending = self._writer.submit(self._write, step, content, self._kept())
+
+    def save_broken(self, engine: Engine) -> Path:
+        """Write the present state, whatever is in it, where no run goes on from it; its path. Its entry "nonfinite"
+        lists what is NaN or infinite."""
+        content = {**self._content(engine), "nonfinite": _broken(engine)}
+        return checkpoint.save(self._folder / BROKEN, engine.step_count, content)
 
     def _kept(self) -> frozenset[int]:
         return frozenset(self._steps[-self._when.keep :]) | {step for _, step in self._best}
@@ -200,6 +209,10 @@ class Checkpoints(Callback):
             other.load_state_dict(state)
         self._best = [(value, at) for value, at in content["best"]][: self._keep_best]
         self._steps = sorted({s for path in checkpoint.saved(self._folder) if (s := checkpoint.step_of(path)) <= step})
+
+
+def _broken(engine: Engine) -> list[str]:
+    return broken_tensors({name: _trained(problem) for name, problem in engine.problems.items()})
 
 
 def _trained(problem: Problem) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from mlorun.config.schema import ProblemConfig
-from mlorun.errors import ConfigError, together
+from mlorun.errors import ConfigError, did_you_mean, together
 
 
 def out_of_bounds(node: Mapping[str, Any], schema: type, where: str) -> Iterator[ConfigError]:
@@ -17,12 +17,17 @@ def out_of_bounds(node: Mapping[str, Any], schema: type, where: str) -> Iterator
     for key in fields(schema):
         value = node[key.name]
         path = f"{where}.{key.name}".lstrip(".")
-        at_least, above = key.metadata.get("at_least"), key.metadata.get("above")
+        at_least, above, below = (key.metadata.get(bound) for bound in ("at_least", "above", "below"))
+        one_of = key.metadata.get("one_of")
+        if one_of is not None and value not in one_of:
+            yield ConfigError(f"{path} is {value!r}", where=path, fix=did_you_mean(str(value), one_of))
         if at_least is not None and value is not None and not value >= at_least:
             yield ConfigError(f"{path} must be at least {at_least}", where=path, seen=f"{path}={value}")
         if above is not None and value is not None and not value > above:
-            message = f"{path} must be greater than {above:g}, or null for no bound"
+            message = f"{path} must be greater than {above:g}" + ("" if below else ", or null for no bound")
             yield ConfigError(message, where=path, seen=f"{path}={value}")
+        if below is not None and value is not None and not value < below:
+            yield ConfigError(f"{path} must be less than {below:g}", where=path, seen=f"{path}={value}")
 
 
 def require_bounds(node: DictConfig, schema: type, where: str) -> None:

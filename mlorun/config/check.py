@@ -22,6 +22,7 @@ from mlorun.config.schema import (
     CheckpointConfig,
     Config,
     EngineConfig,
+    NonfiniteConfig,
     ProblemConfig,
     SweepConfig,
 )
@@ -57,6 +58,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
     yield from out_of_bounds(plain, Config, "")
     yield from out_of_bounds(plain["checkpoint"], CheckpointConfig, "checkpoint")
     yield from out_of_bounds(plain["sweep"], SweepConfig, "sweep")
+    yield from out_of_bounds(plain["nonfinite"], NonfiniteConfig, "nonfinite")
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):

@@ -20,6 +20,7 @@ _OPTION = {"option": True}  # a key that an option of the config group of the sa
 _FROM_0 = {"at_least": 0}
 _FROM_1 = {"at_least": 1}
 _POSITIVE = {"above": 0.0}
+_FRACTION = {"above": 0.0, "below": 1.0}
 
 
 class _Open(dict[str, Any]):
@@ -112,6 +113,17 @@ class CheckpointConfig:
 
 
 @dataclass
+class NonfiniteConfig:
+    """What happens where a loss or a gradient is NaN or infinite."""
+
+    policy: str = field(default="stop", metadata={"one_of": ("stop", "skip", "rewind")})
+    skips: int = field(default=20, metadata=_FROM_1)  # skip: so many steps of a problem in a row may be left out
+    rewinds: int = field(default=5, metadata=_FROM_1)  # rewind: so many times in all
+    factor: float = field(default=0.5, metadata=_FRACTION)  # rewind: what every learning rate is multiplied by
+    save: bool = False  # keep the broken state, in checkpoints/nonfinite
+
+
+@dataclass
 class Config:
     """The composed config."""
 
@@ -125,6 +137,7 @@ class Config:
     run: RunConfig = field(default_factory=RunConfig)
     sweep: SweepConfig = field(default_factory=SweepConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
     init_from: str | None = None  # a run whose weights to start from
     data: Any = field(default_factory=dict)
     dependencies: DependenciesConfig = field(default_factory=DependenciesConfig)
@@ -139,7 +152,7 @@ TOP_KEYS = tuple(key.name for key in fields(Config))
 # nodes that take no key beside those of their schema; "" is the whole config
 CLOSED = {
     "": Config, "run": RunConfig, "checkpoint": CheckpointConfig, "dependencies": DependenciesConfig,
-    "engine": EngineConfig, "sweep": SweepConfig,
+    "engine": EngineConfig, "sweep": SweepConfig, "nonfinite": NonfiniteConfig,
 }  # fmt: skip
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.replay.views import Views
+from mlorun.core.state import chosen
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.inner_loop import Values
@@ -134,6 +135,17 @@ class Adjoint:
         estimate = self._views.program.problems[node].hypergradient
         assert estimate is not None, f"{node} has no hypergradient"
         return estimate
+
+    def keep_carries(self, upper: str, before: Mapping[str, Any], finite: Tensor) -> None:
+        """Of the tensors in the carries of `upper`, keep those `before` the last gradient where that was not finite.
+
+        finite   (), on the device: nobody waits for it
+        """
+        for node, carry in self.carries[upper].items():
+            if node in before:
+                estimate = self.estimate(node)
+                packed = chosen(finite, estimate.pack(carry), estimate.pack(before[node]))
+                self.carries[upper][node] = estimate.unpack(packed)
 
     def choices(self) -> dict[str, str]:
         """What every edge really uses so far: {"reweight <- classifier": "Identity x ForwardOverReverse"}."""

@@ -22,6 +22,7 @@ from mlorun.core.replay.recorder import Recorder
 from mlorun.core.replay.views import Views
 from mlorun.core.report import Emit, Reporter
 from mlorun.core.roll_back import RollBack
+from mlorun.core.skips import Skips
 from mlorun.core.stepper import Stepper
 from mlorun.errors import GraphError
 from mlorun.hypergradient.vectors import Vector
@@ -47,6 +48,8 @@ class Engine:
     seed          of all random numbers that losses draw; None leaves the generators to the caller
     plan          in place of the one that the problems' update schedules make
     record_all    record what any estimator could need, so that all can be compared
+    skips         leave out steps whose loss or gradient is not finite, at most so many of a problem in a row; None ends
+                  the run at the first one that is seen
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class Engine:
         seed: int | None = None,
         plan: Plan | None = None,
         record_all: bool = False,
+        skips: int | None = None,
     ) -> None:
         self.problems = {problem.name: problem for problem in problems}
         self.graph = (
@@ -89,10 +93,19 @@ class Engine:
         self.recorder = Recorder(self.program, self.graph, record_all=record_all)
         self.adjoint = Adjoint(self.graph, self.recorder.views)
         self.guard = Guard(self.recorder.views, self.adjoint, at_once=device.type == "cpu")
-        self.reporter = Reporter(self.graph, self.guard)
+        at_once = device.type == "cpu"
+        skipping = None if skips is None else Skips(self.problems, self.adjoint, most=skips, at_once=at_once)
+        self.reporter = Reporter(self.graph, self.guard, skipping)
         self._roll_backs = {p.name: RollBack(p) for p in problems if p.update_schedule.roll_back}
         self.stepper = Stepper(
-            self.problems, self.precision, self.recorder, self.adjoint, self.guard, self.reporter, self._roll_backs
+            self.problems,
+            self.precision,
+            self.recorder,
+            self.adjoint,
+            self.guard,
+            self.reporter,
+            self._roll_backs,
+            skipping,
         )
         self._actions_done = 0  # of the global step at hand
         self._metrics: dict[str, float] = {}  # the newest of every report and evaluation
@@ -281,7 +294,8 @@ class Engine:
 
     def _report_to(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.report(emit)
-        check_metrics(metrics, f"the report at step {self.step_count}")
+        may_be = self.reporter.skips is not None  # the newest step is then one that was left out
+        check_metrics(metrics, f"the report at step {self.step_count}", losses_may_be=may_be)
         self._metrics |= metrics
         for callback in callbacks:
             callback.on_report(self, metrics)

@@ -65,13 +65,13 @@ def broken_loss(name: str, loss: float, when: str) -> NonFiniteError:
     )
 
 
-def check_metrics(metrics: Mapping[str, float], when: str) -> None:
-    """Raise NonFiniteError for a loss that is not finite; warn of every other metric that is not."""
+def check_metrics(metrics: Mapping[str, float], when: str, *, losses_may_be: bool = False) -> None:
+    """Raise NonFiniteError for a loss that is not finite, unless losses may be so; warn of every other metric."""
     for name, value in metrics.items():
         if math.isfinite(value):
             continue
         _, _, metric = name.rpartition("/")
-        if metric == "loss":
+        if metric == "loss" and not losses_may_be:
             raise NonFiniteError(
                 f"{name} is {value}", where=when, fix="a smaller learning rate, or a gradient_clip for what diverged"
             )
@@ -92,5 +92,5 @@ def broken_gradient(name: str, losses: Mapping[str, float], choices: Mapping[str
         f"the hypergradient of {name} is not finite, though every loss is",
         where=f"problems.{name}, {when}",
         seen=", ".join(f"{edge}: {choices[edge]}" for edge in through),
-        fix="a smaller step_size, more damping, or another hypergradient, e.g. t1t2",
+        fix="more damping, a smaller step (step_size or rho, where it has one), or another hypergradient, e.g. t1t2",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from math import isfinite
 from typing import Any
@@ -12,20 +13,30 @@ from torch import Tensor
 from mlorun.core.nonfinite import Guard, broken_loss
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Metric, metrics_of
+from mlorun.core.skips import Skips
 from mlorun.hypergradient.sweep import Telemetry
 from mlorun.run.events import Event
 
+log = logging.getLogger("mlorun.core")
+
 Emit = Callable[[Event], None]
+
+# norm(H x - v) / norm(v) above which a solve did harm; 1 is that of x = 0
+WORST = 1.01
 
 
 class Reporter:
     """Holds what a report will say, on the device, until one is due.
 
-    guard   whose flags are read in the same wait
+    guard    whose flags are read in the same wait
+    skips    whose counts are, where steps may be left out
+    remarks  what a person must know of the run that is no metric: sentences, by what they are about
     """
 
-    def __init__(self, graph: ProblemGraph, guard: Guard) -> None:
+    def __init__(self, graph: ProblemGraph, guard: Guard, skips: Skips | None = None) -> None:
         self.guard = guard
+        self.skips = skips
+        self.remarks: dict[str, str] = {}
         self._graph = graph
         self._newest: dict[str, Tensor | Mapping[str, Metric]] = {}
         self._measured: dict[str, Telemetry] = {}
@@ -47,15 +58,18 @@ class Reporter:
         if not newest:
             return {}
         flags = self.guard.flags
-        metrics, measured, raised = _numbers(newest, self._measured, {"": flags})
+        counts = {} if self.skips is None else self.skips.counts
+        metrics, measured, raised, skipped = _numbers(newest, self._measured, {"": flags}, counts)
+        when = f"between steps {max(0, step - log_every)} and {step} (engine.log_every=1 finds which)"
+        self._count_skips(skipped, metrics, step, when)
+        self._look_at_solves(measured, step)
         for name, values in metrics.items():
             emit(Event(step, "train", name, values))
         for name, values in measured.items():
             emit(Event(step, "hypergradient", name, values))
         self._measured = {}
         # lowers first: a broken one soon breaks those above it
-        when = f"between steps {max(0, step - log_every)} and {step} (engine.log_every=1 finds which)"
-        for name in (name for name in self._graph.order if name in metrics):
+        for name in (name for name in self._graph.order if name in metrics and self.skips is None):
             if not isfinite(loss := metrics[name]["loss"]):
                 raise broken_loss(name, loss, when)
         for name, flag in raised.get("", {}).items():
@@ -64,12 +78,40 @@ class Reporter:
         flags.clear()
         return {f"{name}/{key}": number for name, values in metrics.items() for key, number in values.items()}
 
+    def _count_skips(
+        self, counts: Mapping[str, Mapping[str, float]], metrics: dict[str, dict[str, float]], step: int, when: str
+    ) -> None:
+        if self.skips is None:
+            return
+        for name, count in self.skips.read(counts, when).items():
+            metrics[name]["skipped"] = float(count)
+            log.warning("%s: %s steps left out by step %s: loss or gradient not finite", name, count, f"{step:,}")
+            total = self.skips.totals[name]
+            self.remarks[f"skips of {name}"] = f"{name}: {total} steps left out, whose loss or gradient was not finite"
+
+    def _look_at_solves(self, measured: Mapping[str, Mapping[str, float]], step: int) -> None:
+        """Say once, of each edge, that its solve is no nearer to the solution than zero is."""
+        for upper, values in measured.items():
+            for key, residual in values.items():
+                low, _, what = key.rpartition("/")
+                edge = f"{upper} <- {low}"
+                if what != "residual" or edge in self.remarks or not (residual > WORST or residual == 1.0):
+                    continue
+                self.remarks[edge] = (
+                    f"{edge}: at step {step:,} the solve of H x = v has a residual of {residual:.3g} v, and x = 0 has "
+                    f"1 v: its hypergradient is not to be trusted. Try {low}.hypergradient=minres, more iterations, "
+                    "or more damping"
+                )
+                log.warning(self.remarks[edge])
+
     def state_dict(self) -> dict[str, Any]:
         """What the next report would say; metrics that are functions are computed now."""
         return {
             "newest": {name: metrics_of(result) for name, result in self._newest.items()},
             "measured": {name: dict(telemetry) for name, telemetry in self._measured.items()},
             "flags": dict(self.guard.flags),
+            "skips": None if self.skips is None else self.skips.state_dict(),
+            "remarks": dict(self.remarks),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -77,6 +119,9 @@ class Reporter:
         self._newest = dict(state["newest"])
         self._measured = {name: dict(telemetry) for name, telemetry in state["measured"].items()}
         self.guard.flags = dict(state["flags"])
+        self.remarks = dict(state["remarks"])
+        if self.skips is not None:
+            self.skips.load_state_dict(state["skips"] or {"counts": {}, "totals": {}, "windows": {}})
 
 
 def _numbers(*groups: Mapping[str, Mapping[str, Tensor]]) -> list[dict[str, dict[str, float]]]:

@@ -48,6 +48,19 @@ def on_host(state: Any) -> Any:
     return copied(state)
 
 
+def chosen(first: Tensor, one: Any, other: Any) -> Any:
+    """Of two nested states of one shape, the tensors of `one` where `first`, (), is true, else those of `other`;
+    everything else is that of `one`. Nobody waits for the device."""
+    if isinstance(one, Tensor):
+        fits = isinstance(other, Tensor) and other.shape == one.shape and other.device == first.device == one.device
+        return torch.where(first, one, other) if fits else one
+    if isinstance(one, Mapping):
+        return {key: chosen(first, value, other[key]) if key in other else value for key, value in one.items()}
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple) and len(one) == len(other):
+        return type(one)(chosen(first, *pair) for pair in zip(one, other, strict=True))
+    return one
+
+
 def broken_tensors(state: Any) -> list[str]:
     """The paths of tensors in which some number is NaN or infinite. One wait for the device."""
     tensors = {path: t for path, t in live_tensors(state).items() if t.is_floating_point() and t.numel()}

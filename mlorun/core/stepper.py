@@ -14,6 +14,7 @@ from mlorun.core.program.schedule import Action
 from mlorun.core.replay.recorder import Recorder
 from mlorun.core.report import Reporter
 from mlorun.core.roll_back import RollBack
+from mlorun.core.skips import Skips
 from mlorun.hypergradient import derivatives
 from mlorun.run.device import Precision
 
@@ -30,6 +31,7 @@ class Stepper:
         guard: Guard,
         reporter: Reporter,
         roll_backs: Mapping[str, RollBack],
+        skips: Skips | None,
     ) -> None:
         self._problems = problems
         self._precision = precision
@@ -38,6 +40,7 @@ class Stepper:
         self._guard = guard
         self._reporter = reporter
         self._roll_backs = roll_backs
+        self._skips = skips
 
     def execute(self, action: Action, measure: bool, step_count: int) -> None:
         """One action in the global step after `step_count` others; `measure`: hypergradients give telemetry."""
@@ -57,6 +60,7 @@ class Stepper:
             problem.on_inner_loop_start()
             if name in self._roll_backs:
                 self._roll_backs[name].keep()
+        kept = None if self._skips is None else self._skips.before(name)
         position = self._recorder.position(problem)
         batch = problem.get_batch()
         self._recorder.before_loss(name, batch, position)
@@ -66,9 +70,13 @@ class Stepper:
         self._reporter.see(name, result)
         self._add_gradient(problem, loss, measure, step_count)
         problem.grad_callback()
+        finite = True if self._skips is None or kept is None else self._skips.look(problem, loss, kept)
         if action.updates:
             self._recorder.before_update(problem)
-            problem.update.step(loss, problem.custom_optimizer_step)
+            scaled = problem.update.scaler is not None
+            problem.update.step(loss, problem.custom_optimizer_step, scaled or finite)
+            if self._skips is not None:
+                self._skips.close(name)
             problem.param_callback()
             problem.update.clear_gradient()
         if problem.stream is not None and problem.stream.position == 0:
@@ -92,6 +100,6 @@ class Stepper:
         if measure:
             self._reporter.measure(problem.name, gradient.telemetry)
         vector = gradient.vector
-        if scaler is None:  # which makes such a step vanish itself
+        if scaler is None and self._skips is None:  # which leave such a step out themselves
             vector = self._guard(problem.name, vector, loss.detach() * count, f"step {step_count + 1}")
         problem.update.add_gradient(vector)

@@ -101,6 +101,8 @@ class ConsoleLogger:
             self._screen.print()
         self._screen.print(summary(result, self._trained))
         record.info(listed(result.metrics))
+        for text in result.warnings:
+            self._say(f"warning: {text}", style="magenta")
         self._say(f"{result.status}: {shown_path(self._facts.folder)}", style=STYLES.get(result.status, FAILED))
 
     def _due(self, step: int) -> bool:

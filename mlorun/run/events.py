@@ -39,6 +39,7 @@ class Result:
     """How a run ended. `error` is what ended it early, for whoever reports it; result.json leaves it out.
 
     stop_reason   why it is complete before its last step, e.g. early stopping; None where it is not
+    warnings      what a person must know of it that is no metric, in sentences
     """
 
     status: Status
@@ -50,6 +51,7 @@ class Result:
     steps_per_second: float
     error: BaseException | None = field(default=None, compare=False)
     stop_reason: str | None = None
+    warnings: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The fields of result.json, in its order."""
@@ -61,6 +63,7 @@ class Result:
             "params_sha256": self.params_sha256,
             "wall_seconds": self.wall_seconds,
             "steps_per_second": self.steps_per_second,
+            "warnings": list(self.warnings),
         }
 
 

@@ -1662,7 +1662,7 @@ SOLVERS = [
     Mutant(
         "a warm step that diverges is never named",
         "hypergradient/solvers/warm_step.py",
-        "        self._watch.look(level, vectors.scale(v, DIVERGED), residual)\n",
+        "        self._watch.look_at_growth(level, vectors.scale(v, DIVERGED), residual)\n",
         "",
         SOLVES,
     ),

@@ -12,7 +12,17 @@ from mlorun.run.strict_json import encode
 
 
 def test_a_result_has_exactly_the_promised_fields_and_not_the_error() -> None:
-    result = Result("failed", 1, 3, {"test/accuracy": 95.4}, "ab", 6.1, 489.0, error=ValueError("no"))
+    result = Result(
+        "failed",
+        1,
+        3,
+        {"test/accuracy": 95.4},
+        "ab",
+        6.1,
+        489.0,
+        error=ValueError("no"),
+        warnings=("low: 3 steps left out",),
+    )
     assert result.as_json() == {
         "status": "failed",
         "exit_code": 1,
@@ -21,6 +31,7 @@ def test_a_result_has_exactly_the_promised_fields_and_not_the_error() -> None:
         "params_sha256": "ab",
         "wall_seconds": 6.1,
         "steps_per_second": 489.0,
+        "warnings": ["low: 3 steps left out"],
     }
 
 

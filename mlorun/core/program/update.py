@@ -49,17 +49,22 @@ class UpdateRule:
 
     # the update itself
 
-    def step(self, loss: Tensor, optimizer_step: Callable[[], None]) -> None:
+    def step(self, loss: Tensor, optimizer_step: Callable[[], None], finite: bool | Tensor = True) -> None:
         """Unscale, clip, step the optimizer, then the schedule. The gradient is in `.grad`, and stays there.
 
         loss             (), for schedules that look at it
         optimizer_step   `Problem.custom_optimizer_step`
+        finite           whether the optimizer's step takes place; a tensor, (), is not waited for
         """
         if self.scaler is not None:
             self.scaler.unscale_(self.optimizer)
         if self.clip is not None:
             torch.nn.utils.clip_grad_norm_(self.theta, self.clip)
-        if self.scaler is None:
+        if isinstance(finite, Tensor):
+            self._step_where(finite, optimizer_step)
+        elif not finite:
+            pass
+        elif self.scaler is None:
             optimizer_step()
         else:
             self.scaler.step(self.optimizer)
@@ -68,6 +73,30 @@ class UpdateRule:
             self.scheduler.step(loss.detach())
         elif self.scheduler is not None:
             self.scheduler.step()
+
+    @torch.no_grad()
+    def _step_where(self, finite: Tensor, optimizer_step: Callable[[], None]) -> None:
+        before = self.iterate(copy=True)
+        optimizer_step()
+        for parameter, theta, state in zip(self.theta, before.theta, before.state, strict=True):
+            parameter.copy_(torch.where(finite, parameter, theta))
+            for key, value in self.optimizer.state.get(parameter, {}).items():
+                if isinstance(value, Tensor) and value.device == finite.device:
+                    # the state of a first step starts from zeros
+                    value.copy_(torch.where(finite, value, state.get(key, torch.zeros_like(value))))
+
+    def scale_rates(self, factor: float) -> None:
+        """Multiply every learning rate by `factor`, those that the schedule will give, too."""
+        for group in self.optimizer.param_groups:
+            for key in ("lr", "initial_lr", "max_lr", "min_lr"):
+                if key in group:
+                    group[key] = group[key] * factor
+        schedules = [] if self.scheduler is None else [self.scheduler]
+        while schedules:
+            schedule = schedules.pop()
+            schedules += getattr(schedule, "_schedulers", [])
+            if hasattr(schedule, "base_lrs"):
+                schedule.base_lrs = [rate * factor for rate in schedule.base_lrs]
 
     def add_gradient(self, gradient: Vector) -> None:
         """Add to `.grad`."""

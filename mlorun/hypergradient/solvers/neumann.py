@@ -7,8 +7,9 @@ from typing import Any
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.solve_watch import SolveWatch
 from mlorun.hypergradient.solvers.solver import Solver
-from mlorun.hypergradient.solvers.spectrum import DivergenceWatch, StepSize, check_step_size, scaling
+from mlorun.hypergradient.solvers.spectrum import StepSize, check_step_size, scaling
 from mlorun.hypergradient.vectors import Vector
 
 
@@ -28,7 +29,7 @@ class Neumann(Solver):
         check_step_size("step_size", step_size)
         self.terms = terms
         self.step_size = step_size
-        self._watch = DivergenceWatch(
+        self._watch = SolveWatch(
             "the series for the hypergradient grows from term to term",
             "Its Hessian is indefinite (choose minres or normal_cg)."
             if step_size == "auto"
@@ -43,5 +44,5 @@ class Neumann(Solver):
         for _ in range(self.terms):
             term = vectors.add(term, scaled(level.hvp(term)), alpha=-1.0)
             total = vectors.add(total, term)
-        self._watch.look(level, v, term)
+        self._watch.look_at_growth(level, v, term)
         return scaled(total), carry

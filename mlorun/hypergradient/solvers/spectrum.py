@@ -1,8 +1,7 @@
-"""The largest eigenvalue of a level's Hessian, and a watch on series that need it to be small."""
+"""The largest eigenvalue of a level's Hessian, and step sizes made of it."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Literal
 
@@ -14,8 +13,6 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import positive
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
-
-log = logging.getLogger("mlorun.hypergradient")
 
 
 def start_vector(like: Vector) -> Vector:
@@ -74,42 +71,3 @@ def scaling(
 def _unit(x: Vector) -> Vector:
     length = vectors.norm(x)
     return vectors.scale(x, 1.0 / length.clamp_min(torch.finfo(length.dtype).tiny ** 0.5))
-
-
-class DivergenceWatch:
-    """Names, once, in the log, a level whose series grows. Never waits for a device.
-
-    what     is seen to grow
-    advice   what to do
-
-    On CUDA the answer travels beside the work, and a later call reads it; on MPS nothing is looked at.
-    """
-
-    def __init__(self, what: str, advice: str) -> None:
-        self._what = what
-        self._advice = advice
-        self._said = False
-        self._coming: tuple[Tensor, torch.cuda.Event] | None = None
-
-    def look(self, level: Level, first: Vector, last: Vector) -> None:
-        """`first` and `last`: terms of the series. NaN counts as growth."""
-        if self._said or last[0].device.type not in ("cpu", "cuda"):
-            return
-        if last[0].is_cuda and torch.cuda.is_current_stream_capturing():
-            return
-        grown = ~(vectors.norm(last) <= vectors.norm(first))
-        seen = self._exchange(grown) if grown.is_cuda else grown
-        if seen is not None and seen:
-            self._said = True
-            log.warning("%s: %s. %s", level.name, self._what, self._advice)
-
-    def _exchange(self, grown: Tensor) -> Tensor | None:
-        """Send this answer to the host, and give the one sent before, if it has arrived."""
-        before = self._coming
-        if before is not None and not before[1].query():
-            return None
-        on_host = grown.to("cpu", non_blocking=True)  # into pinned memory: valid once the event has passed
-        event = torch.cuda.Event()
-        event.record()
-        self._coming = on_host, event
-        return None if before is None else before[0]

@@ -5,8 +5,9 @@ from __future__ import annotations
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.solve_watch import SolveWatch
 from mlorun.hypergradient.solvers.solver import Solver
-from mlorun.hypergradient.solvers.spectrum import DivergenceWatch, StepSize, check_step_size, scaling
+from mlorun.hypergradient.solvers.spectrum import StepSize, check_step_size, scaling
 from mlorun.hypergradient.vectors import Vector
 
 DIVERGED = 100.0  # times the length of v: a residual of such a length is no lag behind a v that shrinks
@@ -35,7 +36,7 @@ class WarmStep(Solver):
         self.rho = rho
         self.steps = steps
         self.damping = damping
-        self._watch = DivergenceWatch(
+        self._watch = SolveWatch(
             f"u of the warm-started solve diverges: norm(H u - v) is above {DIVERGED:g} norm(v)",
             "Its Hessian is indefinite (choose more damping, or minres)."
             if rho == "auto"
@@ -50,5 +51,5 @@ class WarmStep(Solver):
             product = vectors.add(level.hvp(u), u, alpha=self.damping)
             residual = vectors.add(product, v, alpha=-1.0)
             u = vectors.add(u, scaled(residual), alpha=-1.0)
-        self._watch.look(level, vectors.scale(v, DIVERGED), residual)
+        self._watch.look_at_growth(level, vectors.scale(v, DIVERGED), residual)
         return u, (u, start)
