@@ -79,6 +79,7 @@ def _problem(
             seed=seed,
             name=name,
             device=device,
+            workers=node["workers"],
         )
     extra = {
         key: make(value, f"{where}.{key}", Allowed.at("argument", trusted))

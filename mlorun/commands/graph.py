@@ -48,12 +48,15 @@ def lines(graph: ProblemGraph, plan: Plan, problems: Mapping[str, Any]) -> Itera
             steps = " -> ".join(path)
             yield f"  {upper} through {', '.join(graph.nodes_on_paths(upper))}: {steps} -> {upper}"
     yield "[bold]order of steps[/]"
-    prefix = _spelled([action for step in plan.prefix for action in step])
+    once = [action for block, times in plan.prefix if times == 1 for step in block for action in step]
     cycle = _spelled([action for step in plan.cycle for action in step])
     count = len(plan.cycle)
+    for block, times in plan.prefix:
+        if times > 1:
+            yield f"  {times:,} times {_spelled([action for step in block for action in step])}"
     # prefix and cycle may differ only in details that are not printed
-    if plan.prefix and prefix != cycle:
-        yield f"  once   {prefix}"
+    if once and _spelled(once) != cycle:
+        yield f"  once   {_spelled(once)}"
     yield f"  repeat {cycle}  ({count} global step{'s' if count > 1 else ''})"
 
 

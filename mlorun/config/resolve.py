@@ -19,6 +19,7 @@ def resolve(config: DictConfig) -> None:
     """Replace every ${...} by its value, in place. Raises ConfigErrors with all keys of the schema that are removed and
     all that nobody reads, or with all references that have no value.
     """
+    _complete(config)
     with bounded():
         faults = [*_removed(config), *unknown_keys(config)] or list(_unresolvable(config, ""))
         if faults:
@@ -32,6 +33,14 @@ def resolve(config: DictConfig) -> None:
                 seen=str(error).splitlines()[0],
                 fix="correct the reference, or give the key a value of its own",
             ) from error
+
+
+def _complete(config: DictConfig) -> None:
+    """Give a problem that was added as one value, `+problems.NAME={...}`, the keys and defaults of every problem."""
+    problems = config.get("problems") or {}
+    for name, node in problems.items():
+        if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not ProblemConfig:
+            problems[name] = OmegaConf.merge(OmegaConf.structured(ProblemConfig), node)
 
 
 def missing(config: DictConfig) -> list[ConfigError]:
@@ -72,12 +81,11 @@ def _unresolvable(node: DictConfig | ListConfig, prefix: str) -> Iterator[Config
 
 
 def _fault(path: str, node: DictConfig | ListConfig, key: Any, error: OmegaConfBaseException) -> ConfigError:
-    raw = OmegaConf.to_container(node, resolve=False)
-    assert isinstance(raw, dict | list)
+    written: Any = node._get_node(key)  # of a long node, to_container would take long
     if isinstance(error, InterpolationResolutionError):
         message = "a reference in the config leads nowhere"
         fix = "correct the reference, or give the key a value"
     else:
         message = "a reference in the config leads to a value of the wrong type"
         fix = "correct the reference, or give the key a value of its own"
-    return ConfigError(message, where=path, seen=f"{raw[key]}: {str(error).splitlines()[0]}", fix=fix)
+    return ConfigError(message, where=path, seen=f"{written._value()}: {str(error).splitlines()[0]}", fix=fix)

@@ -41,6 +41,7 @@ class ProblemConfig(_Open):
     optimizer_defaults: dict[str, dict[str, Any]] = field(default_factory=dict)
     split: str | None = None  # of the data; null where the class makes its own batches
     batch_size: int = field(default=100, metadata=_FROM_1)
+    workers: int = field(default=0, metadata=_FROM_0)  # processes that load batches of a Dataset
     unroll_steps: int = field(default=1, metadata=_FROM_1)
     warmup_steps: int = field(default=0, metadata=_FROM_0)
     gradient_accumulation: int = field(default=1, metadata=_FROM_1)

@@ -242,3 +242,14 @@ def test_a_config_that_is_no_text_is_a_mistake(own_configs: Experiments, capsys:
     assert fault_of("experiment=mine").where == "configs/experiment/mine.yaml"
     assert main(["ls", "experiment"]) == 0
     assert "mine" in capsys.readouterr().out
+
+
+def test_a_problem_that_is_added_as_one_value_has_the_defaults_of_every_problem() -> None:
+    sgd = "{_target_: torch.optim.SGD, _partial_: true, lr: 0.1}"
+    linear = "{_target_: torch.nn.Linear, in_features: 1, out_features: 1}"
+    added = f"{{_target_: mlorun.recipes.reweighting.Reweight, split: balanced, module: {linear}, optimizer: {sgd}}}"
+    config = mlorun.compose(["experiment=mwn_digits", f"+problems.third={added}"])
+    assert config.problems.third.unroll_steps == 1
+    assert config.problems.third.split == "balanced"
+    with pytest.raises(ConfigError, match=r"problems\.third\.module has no value"):
+        mlorun.compose(["experiment=mwn_digits", "+problems.third={_target_: mlorun.recipes.reweighting.Reweight}"])

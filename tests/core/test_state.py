@@ -42,6 +42,14 @@ SMALL = [
     "engine.log_every=4",
     "engine.valid_every=0",
 ]
+TRUST = "trusted_packages=[tests]"
+THREE = [
+    TRUST, "problems.reweight._target_=tests.core.levels.Middle", "+problem@problems.top=reweight",
+    "problems.top._target_=tests.core.levels.Top", "top.module.hidden=2", "top.batch_size=20",
+    "+dependencies.u2l.top=[reweight]",
+    "+dependencies.l2u.classifier=[reweight,top]", "+dependencies.l2u.reweight=[top]",
+]  # fmt: skip
+LOADED = "data._target_=tests.core.levels.shifted_digits"
 ESTIMATORS = sorted(set(options("hypergradient")) - {"none", "reinforce"})
 # programs whose future depends on more than parameters
 PROGRAMS: dict[str, list[str]] = {
@@ -81,6 +89,18 @@ PROGRAMS: dict[str, list[str]] = {
     "learned rate, forward": [
         "experiment=hpo_digits", *SMALL[5:], "classifier.unroll_steps=4", "classifier.hypergradient=forward",
     ],
+    "three levels": [
+        *SMALL, *THREE, "reweight.hypergradient=cg", "reweight.hypergradient.solve.iterations=2",
+        "classifier.unroll_steps=2",
+    ],
+    "three levels, roll back": [
+        *SMALL, *THREE, "reweight.hypergradient=neumann", "reweight.hypergradient.nested=own_loss",
+        "classifier.hypergradient=unrolled", "classifier.unroll_steps=2", "classifier.roll_back=true",
+    ],
+    "Dataset": [*SMALL, TRUST, LOADED, "classifier.unroll_steps=2", "classifier.hypergradient=unrolled"],
+    "Dataset, workers": [*SMALL, TRUST, LOADED, "classifier.workers=2", "reweight.workers=1"],
+    "left out": [*SMALL, "nonfinite.policy=skip", "classifier.hypergradient=cg",
+                 "classifier.hypergradient.solve.warm_start=true", "classifier.optimizer.lr=1e30"],
     "tasks of the recipe": [
         "experiment=maml_sinusoid", *SMALL[6:], "learner.unroll_steps=3", "meta.gradient_accumulation=2",
         "meta.evaluate_on=[]", "data.train_tasks=7",

@@ -15,12 +15,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Literal, TypeAlias
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.errors import GraphError
 
 _LONGEST_CYCLE = 100_000
+_WORTH_SKIPPING = 1000  # global steps of a warm-up that repeats itself
 
 
 @dataclass(frozen=True)
@@ -48,20 +49,23 @@ class Action:
 
 
 GlobalStep = tuple[Action, ...]
+Repeated = tuple[tuple[GlobalStep, ...], int]  # a block of global steps, and how often it comes in a row
 
 
 @dataclass(frozen=True)
 class Plan:
-    """`prefix` once, then `cycle` for ever. One inner tuple per global step."""
+    """The blocks of `prefix`, then `cycle` for ever. One inner tuple per global step."""
 
-    prefix: tuple[GlobalStep, ...]
+    prefix: tuple[Repeated, ...]
     cycle: tuple[GlobalStep, ...]
 
     def at(self, step: int) -> GlobalStep:
         """What global step `step` (from 0) does."""
-        if step < len(self.prefix):
-            return self.prefix[step]
-        return self.cycle[(step - len(self.prefix)) % len(self.cycle)]
+        for block, times in self.prefix:
+            if step < len(block) * times:
+                return block[step % len(block)]
+            step -= len(block) * times
+        return self.cycle[step % len(self.cycle)]
 
     def walk(self, start: int, stop: int) -> Iterator[GlobalStep]:
         """The global steps start, ..., stop - 1."""
@@ -76,22 +80,39 @@ class Plan:
 
     @classmethod
     def simulate(cls, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> Plan:
-        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps."""
+        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps; those of
+        a warm-up that repeat themselves are not counted."""
         simulation = _Simulation(graph, schedules)
-        seen: dict[tuple[object, ...], int] = {}
-        steps: list[GlobalStep] = []
-        while (state := simulation.state()) not in seen:
-            if len(steps) > _LONGEST_CYCLE:
+        seen: dict[tuple[object, ...], tuple[int, dict[str, int]]] = {}  # how many steps were done, and warm-up steps
+        prefix: list[Repeated] = []
+        steps: list[GlobalStep] = []  # since the last block of the prefix
+        simulated = 0
+        while True:
+            state, warm = simulation.state(), dict(simulation.warm)
+            if state in seen:
+                start, before = seen[state]
+                if warm == before:
+                    break
+                if times := simulation.skipped_blocks(before, len(steps) - start):
+                    prefix += [((step,), 1) for step in steps[:start]]
+                    prefix.append((tuple(steps[start:]), times + 1))
+                    seen, steps = {}, []
+                    continue
+            if simulated > _LONGEST_CYCLE:
                 raise GraphError(
                     f"the unroll counts of these problems do not line up within {_LONGEST_CYCLE} steps",
                     where="problems.*.unroll_steps",
                     seen=", ".join(f"{name}: {schedules[name].unroll_steps}" for name in graph.names),
                     fix="choose counts with a small common multiple",
                 )
-            seen[state] = len(steps)
+            seen[state] = len(steps), warm
             steps.append(simulation.global_step())
-        start = seen[state]
-        return cls(tuple(steps[:start]), tuple(steps[start:]))
+            simulated += 1
+        once: list[Repeated] = [(tuple(steps[:start]), 1)] if start else []
+        return cls((*prefix, *once), tuple(steps[start:]))
+
+
+_Work: TypeAlias = "Iterator[_Work]"  # a piece of a step; what it yields is done before it goes on
 
 
 class _Simulation:
@@ -109,22 +130,51 @@ class _Simulation:
         self.actions: list[Action] = []
 
     def state(self) -> tuple[object, ...]:
+        """What decides the next step; of a warm-up only whether it goes on."""
         counters = tuple(
-            (self.micro[n], self.warm[n], self.unrolled[n], self.fresh[n], len(self.inner[n])) for n in self.graph.names
+            (self.micro[n], self._is_warming(n), self.unrolled[n], self.fresh[n], len(self.inner[n]))
+            for n in self.graph.names
         )
         return counters, frozenset(self.due)
 
+    def _is_warming(self, name: str) -> bool:
+        return self.warm[name] < self.schedules[name].warmup_steps
+
+    def skipped_blocks(self, before: Mapping[str, int], length: int) -> int:
+        """How often the block of `length` steps since `before` comes again before some warm-up ends, done at once; 0
+        where that is not worth while.
+
+        before   warm-up steps of each problem when the block began
+        """
+        gains = {name: self.warm[name] - count for name, count in before.items() if self._is_warming(name)}
+        times = min(
+            ((self.schedules[name].warmup_steps - self.warm[name] - 1) // gain for name, gain in gains.items() if gain),
+            default=0,
+        )
+        if times * length < _WORTH_SKIPPING:
+            return 0
+        for name, gain in gains.items():
+            self.warm[name] += times * gain
+        return times
+
     def global_step(self) -> GlobalStep:
         self.actions = []
+        # a stack of what is under way: a chain may have more levels than Python has calls
         for leaf in self.graph.leaves:
-            self._step(leaf)
+            under_way = [self._step(leaf)]
+            while under_way:
+                inner = next(under_way[-1], None)
+                if inner is None:
+                    under_way.pop()
+                else:
+                    under_way.append(inner)
         return tuple(self.actions)
 
-    def _step(self, name: str) -> None:
+    def _step(self, name: str) -> Iterator[_Work]:
         schedule = self.schedules[name]
         self.micro[name] = (self.micro[name] + 1) % schedule.gradient_accumulation
         updates = self.micro[name] == 0
-        warming = self.warm[name] < schedule.warmup_steps
+        warming = self._is_warming(name)
         starts = self.fresh[name] and not warming
         if not warming:
             self.fresh[name] = False
@@ -139,9 +189,9 @@ class _Simulation:
             return
         self.unrolled[name] = (self.unrolled[name] + 1) % schedule.unroll_steps
         if self.unrolled[name] == 0:
-            self._raise_uppers(name)
+            yield self._raise_uppers(name)
 
-    def _raise_uppers(self, name: str) -> None:
+    def _raise_uppers(self, name: str) -> Iterator[_Work]:
         stepping = []
         self.due.update((name, upper) for upper in self.graph.uppers[name])
         for upper in self.graph.uppers[name]:
@@ -150,7 +200,7 @@ class _Simulation:
                 self.due -= needed
                 stepping.append(upper)
         for upper in stepping:
-            self._step(upper)
+            yield self._step(upper)
         below = [low for low in self.graph.names if any(low in self.graph.lowers[u] for u in stepping)]
         for lower in below:
             self.fresh[lower] = True

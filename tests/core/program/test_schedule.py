@@ -207,3 +207,26 @@ def test_unroll_counts_that_never_line_up_are_refused_and_named() -> None:
     with pytest.raises(GraphError, match="line up") as caught:
         Plan.simulate(GRAPHS["two leaves under one"], schedules)
     assert "1009" in (caught.value.seen or "")
+
+
+def test_a_chain_may_have_more_levels_than_python_has_calls() -> None:
+    names = [f"p{level}" for level in range(1500)]
+    graph = ProblemGraph.build(names, l2u=dict(zip(names, ([name] for name in names[1:]), strict=False)))
+    plan = Plan.simulate(graph, dict.fromkeys(names, UpdateSchedule()))
+    assert [action.problem for action in plan.at(0)] == names
+
+
+@pytest.mark.parametrize("warmup", [0, 1, 999, 1000, 1500, 3001, 2_000_000])
+@pytest.mark.parametrize("lower", [UpdateSchedule(unroll_steps=3), UpdateSchedule(unroll_steps=2, warmup_steps=1700)])
+def test_a_warm_up_of_any_length_is_planned_as_the_rules_say(warmup: int, lower: UpdateSchedule) -> None:
+    graph = ProblemGraph.build(["top", "up", "low"], {"top": ["up"], "up": ["low"]})
+    schedules = {"top": UpdateSchedule(), "up": UpdateSchedule(2, warmup_steps=warmup), "low": lower}
+    plan = Plan.simulate(graph, schedules)
+    # low steps always; up with every lower.unroll_steps-th after low's warm-up; top with every second of up's after its
+    for step in (0, 1, 5, 1699, 1700, 1703, 2998, 6003, 6005, 6010, 4_000_000, 4_000_004, 6_000_001, 6_000_005):
+        past = step + 1 - lower.warmup_steps
+        ups, due = divmod(past, lower.unroll_steps) if past > 0 else (0, 1)
+        up_steps = due == 0 and past > 0
+        top_steps = up_steps and ups > warmup and (ups - warmup) % 2 == 0
+        names = [action.problem for action in plan.at(step)]
+        assert names == ["low", *(["up"] if up_steps else []), *(["top"] if top_steps else [])], step
