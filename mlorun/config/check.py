@@ -128,6 +128,10 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
     if accepted is None:
         return
     given = {key: value for key, value in node.items() if key not in DIRECTIVES}
+    if not isinstance(node.get("_args_") or [], list):
+        seen = f"_args_: {node['_args_']!r}"
+        yield ConfigError("_args_ is a list of arguments", where=f"{where}._args_", seen=seen, fix="name the arguments")
+        return
     partial = bool(node.get("_partial_"))
     passed: tuple[str, ...] = tuple(accepted.parameters)[: len(node.get("_args_") or ())]
     if positional and partial:

@@ -60,6 +60,10 @@ def attempted(overrides: Sequence[str]) -> tuple[DictConfig | None, list[ConfigE
                 resolve(config)
         except ConfigError as error:
             return None, [*faults, *faults_in(error)]
+        except Exception as error:
+            if not is_about_config(error):
+                raise
+            raise explain(error, overrides) from error
     return config, faults
 
 

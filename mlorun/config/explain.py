@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hydra
+import omegaconf
 import yaml
 from hydra._internal import defaults_list
 from hydra.errors import (
@@ -37,6 +39,8 @@ _HYDRA_VALUE_ERRORS = (
     "Config overrides are not",
     "Invalid defaults list in",
 )
+_THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegaconf))
+_OURS = Path(__file__).parents[1]
 _LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
@@ -57,7 +61,7 @@ def explaining(arguments: Sequence[str]) -> Iterator[None]:
 def is_about_config(error: Exception) -> bool:
     """Whether `explain` can turn it into a ConfigError."""
     by_text = isinstance(error, ValueError) and str(error).startswith(_HYDRA_VALUE_ERRORS)
-    return by_text or isinstance(error, FOREIGN) or _is_circle(error) or _is_too_long(error)
+    return by_text or isinstance(error, FOREIGN) or _is_circle(error) or _is_too_long(error) or _is_raised_inside(error)
 
 
 def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
@@ -105,6 +109,16 @@ def _is_circle(error: BaseException) -> bool:
     """Whether Hydra followed defaults lists without an end."""
     frames = traceback.walk_tb(error.__traceback__) if isinstance(error, RecursionError) else ()
     return any(frame.f_code.co_filename == defaults_list.__file__ for frame, _ in frames)
+
+
+def _is_raised_inside(error: BaseException) -> bool:
+    """Whether Hydra or OmegaConf broke on a config: an assertion of theirs, an operation on a value of another type."""
+    if not isinstance(error, AssertionError | TypeError | ValueError | AttributeError | KeyError):
+        return False
+    files = [frame.f_code.co_filename for frame, _ in traceback.walk_tb(error.__traceback__)]
+    theirs = [index for index, file in enumerate(files) if any(root in Path(file).parents for root in _THEIRS)]
+    ours = [index for index, file in enumerate(files) if _OURS in Path(file).parents]
+    return bool(theirs) and theirs[-1] > max(ours, default=-1)
 
 
 def _is_too_long(error: BaseException) -> bool:
@@ -218,6 +232,13 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
     """An error that only its text tells from others."""
     text = str(error)
     message = _first_line(error)
+    if _is_raised_inside(error) and not text.startswith(_HYDRA_VALUE_ERRORS):
+        return ConfigError(
+            "this config cannot be composed",
+            where=next((word for word in arguments if word.startswith("experiment=")), None),
+            seen=message if message == type(error).__name__ else f"{type(error).__name__}: {message}",
+            fix="an entry of a defaults list is '- GROUP: OPTION', a word of a command KEY=VALUE; OPTION is one name",
+        )
     if nothing := re.search(r"In '([^']+)': Could not override '([^'@]+)@([^']+)'\.", text):
         return _nothing_to_override(nothing[1], nothing[2], nothing[3])
     if choice := re.search(r"Could not override '([^'@]+)(?:@([^']+))?'\.", text):

@@ -19,6 +19,7 @@ def resolve(config: DictConfig) -> None:
     """Replace every ${...} by its value, in place. Raises ConfigErrors with all keys of the schema that are removed and
     all that nobody reads, or with all references that have no value.
     """
+    _require_mappings(config)
     _complete(config)
     with bounded():
         faults = [*_removed(config), *unknown_keys(config)] or list(_unresolvable(config, ""))
@@ -35,10 +36,25 @@ def resolve(config: DictConfig) -> None:
             ) from error
 
 
+def _require_mappings(config: DictConfig) -> None:
+    """Raise ConfigErrors where the problems, or one of them, are no mapping."""
+    nodes: dict[str, Any] = {"problems": config._get_node("problems", validate_access=False)}
+    if isinstance(nodes["problems"], DictConfig):
+        problems = nodes["problems"]
+        nodes |= {f"problems.{name}": problems._get_node(name) for name in map(str, problems)}
+    faults = [
+        ConfigError(f"{path} is no mapping", where=path, seen=repr(node)[:80], fix="NAME: {_target_: ..., module: ...}")
+        for path, node in nodes.items()
+        if isinstance(node, ListConfig)
+    ]
+    if faults:
+        raise together(faults)
+
+
 def _complete(config: DictConfig) -> None:
     """Give a problem that was added as one value, `+problems.NAME={...}`, the keys and defaults of every problem."""
-    problems = config.get("problems") or {}
-    for name, node in problems.items():
+    problems: Any = config.problems if "problems" in config else None
+    for name, node in (problems or {}).items():
         if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not ProblemConfig:
             problems[name] = OmegaConf.merge(OmegaConf.structured(ProblemConfig), node)
 

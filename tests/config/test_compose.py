@@ -253,3 +253,46 @@ def test_a_problem_that_is_added_as_one_value_has_the_defaults_of_every_problem(
     assert config.problems.third.split == "balanced"
     with pytest.raises(ConfigError, match=r"problems\.third\.module has no value"):
         mlorun.compose(["experiment=mwn_digits", "+problems.third={_target_: mlorun.recipes.reweighting.Reweight}"])
+
+
+@pytest.mark.parametrize(
+    ("defaults", "words"),
+    [
+        ("[{/module@problems.classifier.module: [0, 0]}, _self_]", []),
+        ("['???', _self_]", []),
+        ("[mwn_digits, _self_, {'': 3}]", []),
+        ("[mwn_digits, _self_, {override /data: '${seed}'}]", []),
+        ('["mwn\\0digits", _self_]', []),
+        ("[mwn_digits, _self_]", ["classifier.module=[0, 0, 0]"]),
+        ("[mwn_digits, _self_]", ["+="]),
+    ],
+)
+def test_what_hydra_itself_breaks_on_is_a_screen(
+    defaults: str, words: list[str], own_configs: Experiments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_configs.raw("experiment/mine.yaml", f"# @package _global_\ndefaults: {defaults}\n")
+    assert main(["check", "experiment=mine", *words]) == 2
+    screen = capsys.readouterr().err
+    assert "Traceback" not in screen
+    assert "traceback" not in screen
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ("problems: [1, 2]", "mine.yaml"),
+        ("problems: {classifier: [1]}", "mine.yaml"),
+        ("problems: {classifier: {optimizer: {_args_: 3}}}", "_args_ is a list of arguments"),
+        ("dependencies: {u2l: {reweight: [{a: 1}]}}", "u2l"),
+        ("dependencies: {u2l: {reweight: classifier}}", "u2l"),
+    ],
+)
+def test_a_part_of_the_wrong_kind_is_a_screen(
+    keys: str, message: str, own_configs: Experiments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own_configs.raw("experiment/mine.yaml", f"# @package _global_\ndefaults: [mwn_digits, _self_]\n{keys}\n")
+    for verb in ("check", "graph"):
+        assert main([verb, "experiment=mine"]) in ((2,) if verb == "check" else (0, 2))
+        screen = capsys.readouterr().err
+        assert message in screen or verb == "graph"
+        assert "traceback" not in screen

@@ -184,12 +184,15 @@ def _checked(where: str, names: Sequence[str], edges: Mapping[str, Sequence[str]
     known = set(names)
     complete: dict[str, tuple[str, ...]] = dict.fromkeys(names, ())
     for first, seconds in edges.items():
+        if isinstance(seconds, str) or not all(isinstance(name, str) for name in seconds):
+            seen = f"{first}: {seconds}"
+            raise GraphError("dependencies map a problem to a list of problems", where=where, seen=seen)
         for name in (first, *seconds):
             if name not in known:
                 raise GraphError(
                     f"dependencies name a problem that does not exist: {name}",
                     where=where if name == first else f"{where}.{first}",
-                    seen=f"{first}: [{', '.join(seconds)}]",
+                    seen=f"{first}: [{', '.join(map(str, seconds))}]",
                     fix=did_you_mean(name, known),
                 )
             if name == first and name in seconds:
