@@ -25,10 +25,11 @@ if TYPE_CHECKING:
         RunError,
     )
     from mlorun.hypergradient.draws import draw
+    from mlorun.saved import load
     from mlorun.training import train
 
 __all__ = [
-    "Problem", "Metric", "Engine", "Callback", "build", "compose", "train", "draw",
+    "Problem", "Metric", "Engine", "Callback", "build", "compose", "train", "load", "draw",
     "MlorunError", "ConfigError", "ConfigErrors", "GraphError", "DataError", "DeviceError",
     "RunError", "NonFiniteError", "ResourceError",
     "__version__",
@@ -48,6 +49,7 @@ _HOMES = {
     "build": "mlorun.assemble",
     "compose": "mlorun.config.compose",
     "train": "mlorun.training",
+    "load": "mlorun.saved",
     "draw": "mlorun.hypergradient.draws",
     **{name: "mlorun.errors" for name in __all__ if name.endswith(("Error", "Errors"))},
 }

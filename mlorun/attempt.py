@@ -70,15 +70,18 @@ class Attempt:
         first, begin = engine.step_count, time.perf_counter()
         try:
             started()
+            engine.save_artifacts(listeners.artifacts_in(self.home.artifacts))
             metrics = self._run(listeners)
             metrics |= self._best(listeners)
         except (KeyboardInterrupt, Terminated):
             engine.stop()  # a second signal: what was saved before is what there is
+            metrics = engine.newest_metrics
         except (Exception, SystemExit) as cause:
             error = endings.named(cause, self.home.path, self.home.log)
             log.error("the run failed", exc_info=cause)
             if isinstance(cause, NonFiniteError) and self.config.nonfinite.save:
                 self._save_broken()
+            metrics = engine.newest_metrics
         finally:
             self.checkpoints.close()
         wall = time.perf_counter() - begin
@@ -97,6 +100,7 @@ class Attempt:
             steps_per_second=(engine.step_count - first) / wall if wall > 0 else 0.0,
             error=error,
             stop_reason=engine.stop_reason,
+            metric_steps={name: step for name, step in engine.metric_steps.items() if name in metrics},
             warnings=tuple(remark for remark in (*engine.reporter.remarks.values(), self.rewinds.remark) if remark),
         )
 

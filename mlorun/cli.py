@@ -16,6 +16,7 @@ VERBS = {
     "check": "all mistakes of a config, nothing trained: mlorun check OVERRIDES...",
     "graph": "levels, paths, order of steps: mlorun graph OVERRIDES...",
     "resume": "go on with a run or a sweep, to the same bits: mlorun resume RUN (a folder, latest, or a name)",
+    "rerun": "the config of a run again, in a new folder: mlorun rerun RUN OVERRIDES...",
     "verify": "is this hypergradient right? mlorun verify (closed forms); mlorun verify OVERRIDES... (your program)",
 }
 
@@ -74,6 +75,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return fault.exit_code
 
 
+def _say_at_once() -> None:
+    """On a terminal, a word before torch is there, which takes seconds; what comes next is written over it."""
+    if sys.stdout.isatty():
+        sys.stdout.write("loading ...\r")
+        sys.stdout.flush()
+
+
 def _run(args: list[str]) -> int:
     first = args[0]
     if "=" in first or first[:1] in ("-", "+", "~"):
@@ -81,6 +89,7 @@ def _run(args: list[str]) -> int:
             from mlorun.sweeps.processes import warm_up
 
             warm_up()
+        _say_at_once()
         from mlorun.commands.run import run
 
         return run(args)

@@ -20,13 +20,14 @@ from mlorun.config.file_checks import require_bounded
 from mlorun.config.places import require_trust
 from mlorun.config.schema import Config
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, RunError
+from mlorun.errors import ConfigError, RunError, did_you_mean
 from mlorun.run import checkpoint
 from mlorun.run.checkpoint import CheckpointError
 from mlorun.run.find import find_run
 from mlorun.run.folder import RunFolder
 
 log = logging.getLogger("mlorun.run")
+_ABSENT = object()
 
 # what cannot change a step that has been taken
 CHANGEABLE = (
@@ -73,13 +74,7 @@ class Restart:
                 fix=f"leave it out; or start a new run from its weights: mlorun ... init_from={folder.path}. May be "
                 f"changed: {', '.join(CHANGEABLE)}",
             )
-        for override, key in zip(parsed, keys, strict=True):
-            try:
-                OmegaConf.update(config, key, override.value(), merge=True)
-            except (OmegaConfBaseException, ValueError) as error:
-                raise ConfigError(
-                    str(error).splitlines()[0], where=key, seen=override.input_line or "", fix="see mlorun show"
-                ) from error
+        _update(config, parsed, keys)
         return cls(folder, config, (*folder.facts()["overrides"], *overrides))
 
     def load(self, engine: Engine, checkpoints: Checkpoints) -> int:
@@ -149,6 +144,38 @@ def saved_config(folder: RunFolder) -> DictConfig:
     return config
 
 
+def changed(config: DictConfig, overrides: Sequence[str], *, command: str) -> DictConfig:
+    """A saved config with these values in it. Raises ConfigError for a key that it does not have.
+
+    command   for errors
+    """
+    trust = [text for text in overrides if text.lstrip("+").startswith("trusted_packages=")]
+    require_trust(config.trusted_packages, trust)
+    parsed = [_parsed(text, command) for text in overrides if text not in trust]
+    keys = [_key(override, config.problems) for override in parsed]
+    for override, key in zip(parsed, keys, strict=True):
+        if OmegaConf.select(config, key, default=_ABSENT) is _ABSENT and not override.is_add():
+            near = did_you_mean(key.rpartition(".")[2], _keys_beside(config, key))
+            raise ConfigError(f"there is no key {key} in the config of that run", where=override.input_line, fix=near)
+    _update(config, parsed, keys)
+    return config
+
+
+def _keys_beside(config: DictConfig, key: str) -> list[str]:
+    above = OmegaConf.select(config, key.rpartition(".")[0]) if "." in key else config
+    return [str(name) for name in above] if isinstance(above, DictConfig) else []
+
+
+def _update(config: DictConfig, parsed: Sequence[Override], keys: Sequence[str]) -> None:
+    for override, key in zip(parsed, keys, strict=True):
+        try:
+            OmegaConf.update(config, key, override.value(), merge=True, force_add=override.is_add())
+        except (OmegaConfBaseException, ValueError) as error:
+            raise ConfigError(
+                str(error).splitlines()[0], where=key, seen=override.input_line or "", fix="see mlorun show"
+            ) from error
+
+
 def load_weights(engine: Engine, source: str) -> None:
     """Parameters and buffers of a run's newest checkpoint, or of a checkpoint file, into problems and keys of the same
     name and shape; the log says what matched. Raises ConfigError where nothing does."""
@@ -187,10 +214,10 @@ def _load_matching(module: nn.Module, saved: Mapping[str, Any]) -> tuple[int, li
     return len(fitting), [key for key in own if key not in fitting]
 
 
-def _parsed(text: str) -> Override:
+def _parsed(text: str, command: str = "mlorun resume") -> Override:
     parsed = OverridesParser.create().parse_override(text)
     if parsed.is_delete() or parsed.is_sweep_override():
-        raise ConfigError("a run is resumed with values, one for a key", where="mlorun resume", seen=text)
+        raise ConfigError(f"{command} takes values, one for a key", where=command, seen=text)
     return parsed
 
 

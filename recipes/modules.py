@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from mlorun.errors import ConfigError
 
 
-def mlp(sizes: Sequence[int], dropout: float, bias: bool) -> nn.Sequential:
+def mlp(sizes: Sequence[int], dropout: float = 0.0, bias: bool = True) -> nn.Sequential:
     """Linear layers of these sizes with ReLU between them: (B, ...) with sizes[0] values each to (B, sizes[-1])."""
     if len(sizes) < 2:
         raise ConfigError("an mlp has at least an input and an output size", where="sizes", seen=f"{list(sizes)}")
@@ -32,7 +32,7 @@ class LeNet(nn.Module):
         super().__init__()
         self.first = nn.Conv2d(1, 6, kernel_size=5, padding=2)
         self.second = nn.Conv2d(6, 16, kernel_size=5)
-        self.head = mlp([16 * 5 * 5, 120, 84, classes], dropout=0.0, bias=True)
+        self.head = mlp([16 * 5 * 5, 120, 84, classes])
 
     def forward(self, images: Tensor) -> Tensor:
         features = F.max_pool2d(F.relu(self.first(images)), 2)
@@ -44,7 +44,7 @@ class LeNet(nn.Module):
 class WeightNet(nn.Module):
     """Meta-Weight-Net's weighting function, loss to weight in (0, 1): (B, inputs) to (B, 1)."""
 
-    def __init__(self, inputs: int, hidden: int) -> None:
+    def __init__(self, inputs: int = 1, hidden: int = 100) -> None:
         super().__init__()
         self.hidden = nn.Linear(inputs, hidden)
         self.output = nn.Linear(hidden, 1)

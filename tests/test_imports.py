@@ -17,7 +17,7 @@ FLOORS = (
     ("commands",),
     ("sweeps",),
     ("training",),
-    ("assemble", "verify", "origin", "restart", "attempt"),
+    ("assemble", "verify", "origin", "restart", "attempt", "saved"),
     ("callbacks",),
     ("core",),
     ("core.replay",),

@@ -40,6 +40,46 @@ FILES = {
 }
 
 
+PAGE = SCREENS.parents[1] / "docs" / "mistakes.md"
+# the twenty of docs/mistakes.md, with what a person meant to do
+MISTAKES = {
+    "no_experiment_but_a_problem": "An experiment is forgotten",
+    "unknown_experiment": "An experiment is mistyped",
+    "mistyped_key_of_an_optimizer": "A key is mistyped",
+    "mistyped_key_in_my_experiment": "A key in a file is mistyped",
+    "key_one_level_too_high": "A key stands one level too high",
+    "several_mistakes_at_once": "Several mistakes",
+    "wrong_type": "A value of the wrong type",
+    "value_out_of_range": "A value out of range",
+    "values_of_a_sweep_without_m": "A sweep without -m",
+    "unknown_flag": "A flag in place of a key",
+    "override_without_a_value": "A word without a value",
+    "group_without_a_problem": "An option without its problem",
+    "unknown_option": "An option that is not there",
+    "broken_yaml": "A file that is no YAML",
+    "class_that_is_not_there": "A class that is not there",
+    "no_hypergradient": "Nobody says how to differentiate",
+    "dependency_on_an_unknown_problem": "A dependency on a problem that is not there",
+    "cycle_of_dependencies": "Dependencies in a circle",
+    "edge_that_no_loss_reads": "A dependency that no loss reads",
+    "batch_larger_than_its_split": "A batch larger than its data",
+}
+
+
+def page() -> str:
+    """docs/mistakes.md."""
+    parts = [
+        "# Twenty mistakes",
+        "What is typed, and the screen that it gets. Nothing is run, nothing is left behind. This page is written by "
+        "`python -m tests.test_screens`,\nand checked with the tests.",
+    ]
+    for name, title in MISTAKES.items():
+        files = "".join(f"`{path}`:\n\n```\n{text.rstrip()}\n```\n\n" for path, text in FILES.get(name, {}).items())
+        text = (SCREENS / f"{name}.txt").read_text(encoding="utf-8").rstrip()
+        parts.append(f"## {title}\n\n{files}```\n{text}\n```")
+    return "\n\n".join(parts) + "\n"
+
+
 def screen(command: str, capsys: pytest.CaptureFixture[str]) -> str:
     """The text of a screen's file."""
     code = main(shlex.split(command)[1:])
@@ -92,6 +132,13 @@ def test_every_screen_is_short_and_no_file_is_left_over() -> None:
     assert FILES.keys() <= set(NAMES)
     for name in NAMES:
         assert len((SCREENS / f"{name}.txt").read_text(encoding="utf-8").splitlines()) <= 25, name
+
+
+def test_the_page_of_mistakes_shows_the_screens_as_they_are() -> None:
+    if os.environ.get(REWRITE):
+        PAGE.write_text(page(), encoding="utf-8")
+    assert len(MISTAKES) == 20
+    assert PAGE.read_text(encoding="utf-8") == page(), "python -m tests.test_screens writes it anew"
 
 
 if __name__ == "__main__":

@@ -28,6 +28,11 @@ def main(args: list[str]) -> int:
     screen = Console(highlight=False)
     for line in lines(graph, plan, problems):
         screen.print(line, soft_wrap=True)
+    iterations = plain["engine"]["train_iters"]
+    if isinstance(iterations, int):
+        counts = plan.updates(iterations)
+        listed = ", ".join(f"{name} {counts.get(name, 0):,}" for name in reversed(graph.order))
+        screen.print(f"  engine.train_iters={iterations:,} global steps: updates of {listed}", soft_wrap=True)
     return 0
 
 

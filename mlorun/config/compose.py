@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -22,14 +23,15 @@ from mlorun.errors import ConfigError, faults_in, together
 VERSION_BASE = "1.3"
 
 
-def compose(overrides: Sequence[str] = ()) -> DictConfig:
+def compose(overrides: str | Sequence[str] = ()) -> DictConfig:
     """The config that these overrides describe, resolved and checked. Raises ConfigError(s).
 
-    `compose(["experiment=mwn_digits", "classifier.optimizer.lr=0.05"])`
+    `compose(["experiment=mwn_digits", "classifier.optimizer.lr=0.05"])`, or the same as one text, with the quotes of a
+    shell: `compose("experiment=mwn_digits classifier.optimizer.lr=0.05")`
     """
     from mlorun.config.check import check  # imports what the targets name, torch among it
 
-    config = composed(overrides)
+    config = composed(shlex.split(overrides) if isinstance(overrides, str) else overrides)
     check(config)
     return config
 

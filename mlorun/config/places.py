@@ -51,7 +51,7 @@ PLACES = {
     "data": Place(
         "data", ("mlorun.data.digits", "mlorun.data.mnist", "mlorun.data.long_tailed", "mlorun.data.sinusoids")
     ),
-    "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl")),
+    "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl", "mlorun.loggers.tensorboard")),
     "callback": Place("a callback", ("mlorun.callbacks.early_stopping",)),
     "problem": Place("a problem", (), "mlorun.core.program.problem.Problem"),
     "argument": Place("an argument of a problem", ("torch.nn", "torchvision.models"), _MODULE),

@@ -139,6 +139,8 @@ class Config:
     sweep: SweepConfig = field(default_factory=SweepConfig)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
     nonfinite: NonfiniteConfig = field(default_factory=NonfiniteConfig)
+    tags: list[str] = field(default_factory=list)  # a person's own words for a run
+    notes: str | None = None
     init_from: str | None = None  # a run whose weights to start from
     data: Any = field(default_factory=dict)
     dependencies: DependenciesConfig = field(default_factory=DependenciesConfig)

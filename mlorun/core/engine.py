@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
 from typing import Any, final
@@ -109,6 +109,7 @@ class Engine:
         )
         self._actions_done = 0  # of the global step at hand
         self._metrics: dict[str, float] = {}  # the newest of every report and evaluation
+        self.metric_steps: dict[str, int] = {}  # at which step each of them was
         self._evaluated = -1  # the step of the last evaluation
         self._stop = False
         self._probed = False
@@ -186,6 +187,9 @@ class Engine:
                     callback.on_step_complete(self)
         if self._evaluated != self.step_count and not self.interrupted:
             self._evaluate_for(emit, callbacks)
+        with self._held_generators(), self.program.evaluating():
+            for problem in self.problems.values():
+                problem.on_run_end()
         for callback in callbacks:
             callback.on_run_end(self)
         return dict(self._metrics)
@@ -228,6 +232,7 @@ class Engine:
             while self.step_count == step and (done := self._actions_done) < len(actions):
                 yield actions[done]
                 if (self.step_count, self._actions_done) == (step, done):
+                    self.program.clock.step = step
                     try:
                         self.stepper.execute(actions[done], measure, step)
                     except Exception as error:
@@ -237,6 +242,7 @@ class Engine:
             if self.step_count == step:
                 self._actions_done = 0
                 self.step_count += 1
+                self.program.clock.step = self.step_count
                 yield None
 
     def stop(self, reason: str | None = None) -> None:
@@ -296,17 +302,31 @@ class Engine:
         metrics = self.report(emit)
         may_be = self.reporter.skips is not None  # the newest step is then one that was left out
         check_metrics(metrics, f"the report at step {self.step_count}", losses_may_be=may_be)
-        self._metrics |= metrics
+        self._keep(metrics)
         for callback in callbacks:
             callback.on_report(self, metrics)
 
     def _evaluate_for(self, emit: Emit, callbacks: Sequence[Callback]) -> None:
         metrics = self.evaluate(emit)
         check_metrics(metrics, f"the evaluation at step {self.step_count}")
-        self._metrics |= metrics
+        self._keep(metrics)
         self._evaluated = self.step_count
         for callback in callbacks:
             callback.on_evaluation(self, metrics)
+
+    @property
+    def newest_metrics(self) -> dict[str, float]:
+        """The newest of every report and evaluation; `metric_steps` says of which step."""
+        return dict(self._metrics)
+
+    def _keep(self, metrics: Mapping[str, float]) -> None:
+        self._metrics |= metrics
+        self.metric_steps |= dict.fromkeys(metrics, self.step_count)
+
+    def save_artifacts(self, sink: Callable[[str, Any, int], None] | None) -> None:
+        """Give what problems save to `sink`, called with name, value and step; None: to nobody."""
+        for problem in self.problems.values():
+            problem.artifact_sink = sink
 
     def _measures(self) -> bool:
         """Whether gradients of this global step are measured: some upper problem steps here last before a report."""
@@ -330,6 +350,7 @@ class Engine:
             "step": self.step_count,
             "actions_done": self._actions_done,
             "metrics": dict(self._metrics),
+            "metric_steps": dict(self.metric_steps),
             "evaluated": self._evaluated,
             "stop_reason": self.stop_reason,
             "problems": {name: _problem_state(problem) for name, problem in self.problems.items()},
@@ -345,7 +366,9 @@ class Engine:
         state = deepcopy(dict(state))
         self.step_count = state["step"]
         self._actions_done = state["actions_done"]
+        self.program.clock.step = self.step_count
         self._metrics, self._evaluated = state["metrics"], state["evaluated"]
+        self.metric_steps = state["metric_steps"]
         self.stop_reason = state["stop_reason"]
         self._stop = self.stop_reason is not None
         for name, problem in self.problems.items():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from mlorun.data.batches import batch_length, ordered_batches
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`problem`'s evaluation_step on every batch of a split; metrics are named `prefix/metric`."""
+    """`problem`'s evaluation_step on every batch of a split, then its evaluation_end; metrics are `prefix/metric`."""
 
     problem: str
     prefix: str
@@ -23,16 +24,40 @@ class Evaluation:
     batch_size: int
 
     def run(self, program: FunctionalProgram) -> dict[str, float]:
-        """Means over the samples of the split, as numbers."""
-        step = program.problems[self.problem].evaluation_step
+        """Means over the samples of the split, and metrics of the whole of it, as numbers."""
+        problem = program.problems[self.problem]
         totals: dict[str, Tensor] = {}
+        collected: list[Any] = []
         count = 0
         with program.evaluating():
             for batch in ordered_batches(self.split, self.batch_size, program.device):
                 size = batch_length(batch)
                 count += size
-                for key, value in metrics_of(step(batch)).items():
+                result = dict(problem.evaluation_step(batch))
+                outputs = result.pop("outputs", None)
+                if outputs is not None:
+                    collected.append(outputs)
+                for key, value in metrics_of(result).items():
                     part = value.detach().double() * size if value.device.type != "mps" else value.detach() * size
                     totals[key] = totals[key] + part if key in totals else part
-        numbers = torch.stack([total / count for total in totals.values()]).tolist()
-        return {f"{self.prefix}/{key}": number for key, number in zip(totals, numbers, strict=True)}
+            means = {key: total / count for key, total in totals.items()}
+            whole = metrics_of(problem.evaluation_end(_joined(collected) if collected else None))
+        metrics = {**means, **{key: value.to(program.device).to(_wide(value)) for key, value in whole.items()}}
+        if not metrics:
+            return {}
+        numbers = torch.stack([value.reshape(()) for value in metrics.values()]).tolist()
+        return {f"{self.prefix}/{key}": number for key, number in zip(metrics, numbers, strict=True)}
+
+
+def _wide(value: Tensor) -> torch.dtype:
+    return torch.float32 if value.device.type == "mps" else torch.float64
+
+
+def _joined(parts: list[Any]) -> Any:
+    """Nestings of tensors of one shape, concatenated tensor by tensor along the samples."""
+    first = parts[0]
+    if isinstance(first, Tensor):
+        return torch.cat(parts)
+    if isinstance(first, Mapping):
+        return {key: _joined([part[key] for part in parts]) for key in first}
+    return type(first)(_joined(list(group)) for group in zip(*parts, strict=True))

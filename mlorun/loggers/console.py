@@ -37,12 +37,14 @@ class ConsoleLogger:
 
     interval_seconds    without a terminal: the least time between two reports of losses
     refresh_per_second  of the live view
+    quiet               warnings and the last line alone
     """
 
     def __init__(
         self,
         interval_seconds: float = 10.0,
         refresh_per_second: float = 6.0,
+        quiet: bool = False,
         screen: Console | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -50,6 +52,7 @@ class ConsoleLogger:
         self._screen = screen or Console(highlight=False, force_interactive=None if sys.stdout.isatty() else False)
         self._interval = interval_seconds
         self._refresh = refresh_per_second
+        self._quiet = quiet
         self._clock = clock
         self._speed = Speed(clock=clock)
         self._open = ExitStack()
@@ -61,7 +64,9 @@ class ConsoleLogger:
     def start(self, facts: RunFacts) -> None:
         """Say what runs, and where to; open the live view."""
         self._facts = facts
-        self._open.enter_context(listening(_Messages(self._screen)))
+        self._open.enter_context(listening(_Messages(self._screen, logging.WARNING if self._quiet else logging.INFO)))
+        if self._quiet:
+            return
         self._say(f"{facts.name} on {facts.device}, {facts.total_steps:,} steps", style="bold")
         if facts.overrides:
             self._say(" ".join(facts.overrides), style="dim")
@@ -75,14 +80,14 @@ class ConsoleLogger:
 
     def event(self, event: Event) -> None:
         """Show an event: at once in the live view; in plain lines, when it is time for one."""
-        if event.kind == "hypergradient":
+        if event.kind == "hypergradient" or self._quiet:
             return
         if event.kind == "train":
             self._trained |= {f"{event.source}/{name}" for name in event.metrics}
         if self._view is not None:
             self._view.take(event)
             if event.kind == "eval":
-                record.info(self._line(event))
+                self._say(self._line(event), style="dim")  # it stays above the live view
         elif event.kind == "eval":
             self._say(self._line(event))
         elif self._due(event.step):
@@ -97,9 +102,10 @@ class ConsoleLogger:
         self._view = None
         if result is None or self._facts is None:
             return
-        if self._screen.is_interactive:
-            self._screen.print()
-        self._screen.print(summary(result, self._trained))
+        if not self._quiet:
+            if self._screen.is_interactive:
+                self._screen.print()
+            self._screen.print(summary(result, self._trained))
         record.info(listed(result.metrics))
         for text in result.warnings:
             self._say(f"warning: {text}", style="magenta")
@@ -134,8 +140,10 @@ def summary(result: Result, trained: set[str]) -> Table:
     table = Table(box=None, pad_edge=False, padding=(0, 3, 0, 0), show_header=False)
     table.add_column(style="bold", overflow="fold")
     table.add_column(justify="right", no_wrap=True)
+    table.add_column(style="dim", no_wrap=True)
     for name, value in (evaluated or result.metrics).items():
-        table.add_row(name, format_metric(name, value))
+        step = result.metric_steps.get(name, result.steps)
+        table.add_row(name, format_metric(name, value), "" if step == result.steps else f"at step {step:,}")
     table.add_row("steps", f"{result.steps:,}")
     table.add_row("speed", say_speed(result.steps_per_second))
     table.add_row("time", f"{result.wall_seconds:.1f} s" if result.wall_seconds < 60 else say_time(result.wall_seconds))
@@ -152,8 +160,8 @@ def shown_path(path: Path) -> str:
 class _Messages(logging.Handler):
     """Log messages on the screen, above a live view. Tracebacks are for log.txt alone."""
 
-    def __init__(self, screen: Console) -> None:
-        super().__init__(logging.INFO)
+    def __init__(self, screen: Console, level: int) -> None:
+        super().__init__(level)
         self._screen = screen
 
     def emit(self, message: logging.LogRecord) -> None:

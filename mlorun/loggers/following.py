@@ -7,7 +7,10 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
+from mlorun.run import artifacts
 from mlorun.run.events import Event, Logger, Result, RunFacts
 
 log = logging.getLogger("mlorun.run")
@@ -33,6 +36,17 @@ class Listeners:
         """Tell each of them."""
         for logger in tuple(self._loggers):
             self._call(logger, lambda logger=logger: logger.event(event))  # type: ignore[misc]
+
+    def artifacts_in(self, folder: Path) -> Callable[[str, Any, int], None]:
+        """What writes an artifact into `folder`, and tells each logger that shows such things."""
+
+        def save(name: str, value: Any, step: int) -> None:
+            path = artifacts.write(folder, name, value, step)
+            for logger in tuple(self._loggers):
+                if show := getattr(logger, "artifact", None):
+                    self._call(logger, lambda show=show: show(step, name, value, path))  # type: ignore[misc]
+
+        return save
 
     def end(self, result: Result | None) -> None:
         """End each of them, the last one first; whatever they raise, all of them."""

@@ -39,6 +39,7 @@ class Result:
     """How a run ended. `error` is what ended it early, for whoever reports it; result.json leaves it out.
 
     stop_reason   why it is complete before its last step, e.g. early stopping; None where it is not
+    metric_steps  at which step each metric was; one that is missing is of the last
     warnings      what a person must know of it that is no metric, in sentences
     """
 
@@ -52,6 +53,7 @@ class Result:
     error: BaseException | None = field(default=None, compare=False)
     stop_reason: str | None = None
     warnings: tuple[str, ...] = ()
+    metric_steps: Mapping[str, int] = field(default_factory=dict)
 
     def as_json(self) -> dict[str, Any]:
         """The fields of result.json, in its order."""
@@ -64,12 +66,17 @@ class Result:
             "wall_seconds": self.wall_seconds,
             "steps_per_second": self.steps_per_second,
             "warnings": list(self.warnings),
+            "metric_steps": dict(self.metric_steps),
         }
 
 
 @runtime_checkable
 class Logger(Protocol):
-    """Hears of a run. `end` is called exactly once after `start`, with None where the run has no result."""
+    """Hears of a run. `end` is called exactly once after `start`, with None where the run has no result.
+
+    One that also has `artifact(step, name, value, path)` hears of every artifact, once it is written. A logger that
+    raises is named in the log and left out; the run goes on.
+    """
 
     def start(self, facts: RunFacts) -> None:
         """Called once, before the first step."""

@@ -93,6 +93,11 @@ class RunFolder:
         return self.path / "checkpoints"
 
     @property
+    def artifacts(self) -> Path:
+        """Pictures, tables, arrays and texts that problems save."""
+        return self.path / "artifacts"
+
+    @property
     def result(self) -> Path:
         """Written last: where it exists, the run is over."""
         return self.path / "result.json"

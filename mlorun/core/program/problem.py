@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from mlorun.core.program.clock import Clock
 from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.core.program.update import UpdateRule, checked_options
 from mlorun.data.stream import Stream
@@ -55,6 +56,8 @@ class Problem(ABC):
         self.stream = stream
         self.update_schedule = update_schedule or UpdateSchedule()
         self.hypergradient = hypergradient
+        self.clock = Clock()
+        self.artifact_sink: Callable[[str, Any, int], None] | None = None
         self._peers: dict[str, Problem] = {}
         theta = tuple(self.trainable_parameters())
         if not theta:
@@ -83,17 +86,53 @@ class Problem(ABC):
         """The schedule of the learning rate, as it was built."""
         return self.update.scheduler
 
+    @property
+    def step(self) -> int:
+        """Global steps done before this evaluation; where a loss is evaluated again, those before its first time."""
+        return self.clock.step
+
     @abstractmethod
     def training_step(self, batch: Any) -> Tensor | Mapping[str, Metric]:
         """The loss on a batch: a () tensor, or a mapping with `loss` and further metrics.
 
         A metric is a () tensor, or a function that makes one: that is called only when a report is due.
+
+        Called more often than there are steps: estimators evaluate it again, on the same batch with the same random
+        numbers, buffers and `step`. So it keeps no counts and prints nothing; `grad_callback` is called once a batch.
         """
 
     def evaluation_step(self, batch: Any) -> Mapping[str, Metric]:
-        """Metrics on a batch in eval mode, each a mean over its samples; by default `training_step`'s."""
+        """Metrics on a batch in eval mode, each a mean over its samples; by default `training_step`'s.
+
+        What stands under `outputs`, a tensor or a nesting of tensors with a row for each sample, is no metric: it is
+        collected for `evaluation_end`.
+        """
         result = self.training_step(batch)
         return {"loss": result} if isinstance(result, Tensor) else result
+
+    def evaluation_end(self, outputs: Any) -> Mapping[str, Metric]:
+        """Metrics of a whole split, e.g. F1 or the area under a curve, in eval mode and without gradients.
+
+        outputs   what every `evaluation_step` gave under `outputs`, in one, on the device; None where it gave nothing
+        """
+        return {}
+
+    def on_run_end(self) -> None:  # noqa: B027
+        """After the last global step of a run, in eval mode and without gradients: e.g. to save a picture."""
+
+    @final
+    def save_artifact(self, name: str, value: Any) -> None:
+        """Write a picture, a table, an array or a text into the run's folder, artifacts/NAME-STEP, and give it to every
+        logger that shows such things; nothing where there is no run folder.
+
+        value   numbers in [0, 1] of shape (H, W), (1 or 3, H, W), or a batch of those; a figure of matplotlib; a list
+                of mappings with the same keys; a text; any other array
+
+        Raises RunError for another value, and for a name that no file can have. For `evaluation_end` and `on_run_end`:
+        a loss is evaluated more often than there are steps.
+        """
+        if self.artifact_sink is not None:
+            self.artifact_sink(name, value, self.step)
 
     def trainable_parameters(self) -> Iterable[nn.Parameter]:
         """What this problem optimizes; by default every parameter of the module that requires a gradient."""
@@ -226,4 +265,5 @@ def metrics_of(result: Tensor | Mapping[str, Metric]) -> dict[str, Tensor]:
     """Every metric in what a step returned, made by now; without graphs."""
     metrics = {"loss": result} if isinstance(result, Tensor) else result
     with torch.no_grad():
-        return {name: (value() if callable(value) else value).detach() for name, value in metrics.items()}
+        made = ((name, value() if callable(value) else value) for name, value in metrics.items() if name != "outputs")
+        return {name: value.detach() for name, value in made}

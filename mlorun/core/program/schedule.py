@@ -13,6 +13,7 @@ The rules, simulated here once, so that the engine needs no counters, flags or r
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
@@ -74,6 +75,19 @@ class Plan:
     def last_before(self, name: str, step: int, stop: int) -> bool:
         """Whether global step `step` is the last one before `stop` in which `name` steps."""
         return name in self._names(step) and not any(name in self._names(later) for later in range(step + 1, stop))
+
+    def updates(self, steps: int) -> Counter[str]:
+        """How many optimizer steps each problem takes in so many global steps."""
+        counts: Counter[str] = Counter()
+        for block, times in (*self.prefix, (self.cycle, steps)):
+            whole, rest = divmod(steps, len(block))
+            whole, rest = (whole, rest) if whole < times else (times, 0)
+            for part, often in ((block, whole), (block[:rest], 1)):
+                for step in part:
+                    for action in step:
+                        counts[action.problem] += often * (action.kind == "step" and action.updates)
+            steps -= whole * len(block) + rest
+        return counts
 
     def _names(self, step: int) -> frozenset[str]:
         return frozenset(action.problem for action in self.at(step) if action.kind == "step")

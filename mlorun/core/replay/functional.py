@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from mlorun.core.program.clock import Clock
 from mlorun.core.program.problem import Problem, loss_of
 from mlorun.core.replay.recompute import without_checkpointing
 from mlorun.core.replay.snapshot import Snapshot, cast
@@ -32,6 +33,9 @@ class FunctionalProgram:
     def __init__(self, problems: Mapping[str, Problem], device: torch.device) -> None:
         self.problems = problems
         self.device = device
+        self.clock = Clock()
+        for problem in problems.values():
+            problem.clock = self.clock
         roots = {id(problem.module): problem.module for problem in problems.values()}
         self._modules: tuple[nn.Module, ...] = tuple(
             {id(m): m for root in roots.values() for m in root.modules()}.values()
@@ -61,7 +65,8 @@ class FunctionalProgram:
         if self._latest is not None and _same(state, self._latest):
             state = self._latest  # many snapshots of one inner loop share one state
         self._latest = state
-        return Snapshot(batch, position, state, buffers, tuple(m.training for m in self._modules))
+        modes = tuple(m.training for m in self._modules)
+        return Snapshot(batch, position, state, buffers, modes, self.clock.step)
 
     def batch(self, name: str, snapshot: Snapshot) -> Any:
         """The micro-batch that a step of `name` saw, made again where it is not kept."""
@@ -113,7 +118,7 @@ class FunctionalProgram:
             yield
             return
         self._replaying = True
-        state = self._generators()
+        state, step = self._generators(), self.clock.step
         modes = tuple(m.training for m in self._modules)
         kept = [table[key] for ((table, key), *_) in self._buffers]
         try:
@@ -121,6 +126,7 @@ class FunctionalProgram:
         finally:
             self._replaying = False
             generators.write(state, self.device)
+            self.clock.step = step
             self._set_modes(modes)
             self._set_buffers(kept)
 
@@ -157,6 +163,7 @@ class FunctionalProgram:
         # clones, because a loss may move its buffers in place, and the snapshot serves many evaluations
         self._set_buffers([buffer.clone() for buffer in snapshot.buffers])
         self._set_modes(snapshot.modes)
+        self.clock.step = snapshot.step
         generators.write(snapshot.generators, self.device)
 
     def _generators(self) -> GeneratorState:

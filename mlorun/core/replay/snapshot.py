@@ -24,6 +24,7 @@ class Snapshot:
     generators   the random number generators before the evaluation
     buffers      every module's buffers before it
     modes        whether each module was in training mode
+    step         global steps done before it
     """
 
     batch: Any
@@ -31,6 +32,7 @@ class Snapshot:
     generators: GeneratorState
     buffers: Vector
     modes: tuple[bool, ...]
+    step: int = 0
 
     def without_batch(self) -> Snapshot:
         """The same without the batch, where its stream can make it again."""
@@ -53,6 +55,7 @@ class Snapshot:
             "generators": self.generators.pack(),
             "buffers": self.buffers,
             "modes": self.modes,
+            "step": self.step,
         }
 
     @classmethod
@@ -64,6 +67,7 @@ class Snapshot:
             GeneratorState.unpack(packed["generators"]),
             tuple(packed["buffers"]),
             tuple(packed["modes"]),
+            packed["step"],
         )
 
 
