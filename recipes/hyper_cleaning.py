@@ -42,7 +42,7 @@ class CleanedClassifier(Classifier):
 
 
 class Cleaner(Problem):
-    """Upper: the classifier's cross entropy on clean data. Its weights are evaluated by how well they find wrong labels.
+    """Upper: the classifier's cross entropy on clean data. Evaluated by how well its weights find wrong labels.
 
     f1 counts a sample as chosen where its weight is above 1/2. Neither metric is a mean over samples: the evaluation
     batch must hold the whole split.
