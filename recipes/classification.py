@@ -1,4 +1,4 @@
-"""Plain classification: cross entropy, and the metrics that every classification recipe shares."""
+"""Plain classification: cross entropy and accuracy."""
 
 from __future__ import annotations
 
@@ -9,12 +9,9 @@ from torch import Tensor
 
 from mlorun import Metric, Problem
 
+from .metrics import accuracy
+
 Batch = tuple[Tensor, Tensor]
-
-
-def accuracy(outputs: Tensor, labels: Tensor) -> Tensor:
-    """Share of right answers in percent, (). `outputs` (B, classes), `labels` (B,)."""
-    return 100.0 * (outputs.detach().argmax(dim=1) == labels).float().mean()
 
 
 class Classifier(Problem):

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from mlorun import Metric, Problem
 from mlorun.errors import ConfigError
 
-from .classification import Batch, Classifier, accuracy
+from .classification import Batch, Classifier
+from .metrics import accuracy
 
 
 class SgdHyperparameters(nn.Module):

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from mlorun import Metric, Problem
 
-from .classification import Batch, Classifier, accuracy
+from .classification import Batch, Classifier
+from .metrics import accuracy
 
 
 class WeightedClassifier(Classifier):

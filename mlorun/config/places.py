@@ -49,7 +49,7 @@ PLACES = {
         "a part of a hypergradient", ("mlorun.hypergradient.solvers", "mlorun.hypergradient.crosses")
     ),
     "data": Place(
-        "data", ("mlorun.data.digits", "mlorun.data.mnist", "mlorun.data.long_tailed", "mlorun.data.sinusoids")
+        "data", tuple(f"mlorun.data.{name}" for name in ("digits", "mnist", "long_tailed", "sinusoids", "regression"))
     ),
     "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl", "mlorun.loggers.tensorboard")),
     "callback": Place("a callback", ("mlorun.callbacks.early_stopping",)),

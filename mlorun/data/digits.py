@@ -1,4 +1,4 @@
-"""The UCI handwritten digits, long-tailed: 1797 images of 8x8, embedded in the package."""
+"""The UCI handwritten digits, long-tailed or with wrong labels: 1797 images of 8x8, embedded in the package."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlorun.data.label_noise import Splits, noisy_splits
 from mlorun.data.long_tailed import long_tailed_split
 
 # of all 1797 images, with pixels of 0..16 scaled to 0..1
@@ -34,3 +35,18 @@ def digits_long_tailed(
         set_aside={"test": test_per_class, "balanced": balanced_per_class},
     )
     return {name: (images[rows[name]], labels[rows[name]]) for name in ("train", "balanced", "test")}
+
+
+def digits_noisy(
+    *,
+    seed: int,
+    train_size: int,
+    validation_size: int,
+    selection_size: int,
+    test_size: int,
+    noise: str,
+    noise_rate: float,
+) -> Splits:
+    """Disjoint splits `train` (with wrong labels), `validation`, `selection` and `test`; see `noisy_splits`."""
+    sizes = {"train": train_size, "validation": validation_size, "selection": selection_size, "test": test_size}
+    return noisy_splits(*load_digits(), seed=seed, sizes=sizes, noise=noise, noise_rate=noise_rate)

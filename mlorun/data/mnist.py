@@ -1,4 +1,4 @@
-"""MNIST in memory, normalized, long-tailed: the setting of Shu et al. 2019, arXiv:1902.07379."""
+"""MNIST in memory, normalized: long-tailed (the setting of Shu et al. 2019, arXiv:1902.07379), or with wrong labels."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from mlorun.data.label_noise import Splits, noisy_splits
 from mlorun.data.long_tailed import long_tailed_split
 from mlorun.errors import DataError
 
@@ -45,6 +46,26 @@ def mnist_long_tailed(
     )
     splits = {name: (_normalized(images[rows[name]]), labels[rows[name]]) for name in ("train", "balanced")}
     return {**splits, "test": (_normalized(test_images), test_labels)}
+
+
+def mnist_noisy(
+    *,
+    root: str,
+    download: bool,
+    seed: int,
+    train_size: int,
+    validation_size: int,
+    selection_size: int,
+    noise: str,
+    noise_rate: float,
+) -> Splits:
+    """Disjoint splits `train` (with wrong labels), `validation`, `selection` of the 60,000; and `test`, the 10,000.
+    See `noisy_splits`; images, labels and root as in `mnist_long_tailed`."""
+    images, labels, test_images, test_labels = _read(Path(root).expanduser(), download)
+    sizes = {"train": train_size, "validation": validation_size, "selection": selection_size}
+    splits = noisy_splits(images, labels, seed=seed, sizes=sizes, noise=noise, noise_rate=noise_rate)
+    splits["test"] = (test_images, test_labels)
+    return {name: (_normalized(images), *rest) for name, (images, *rest) in splits.items()}
 
 
 def _normalized(images: Tensor) -> Tensor:

@@ -1,0 +1,61 @@
+"""Data hyper-cleaning: one weight for each training sample, some of which have a wrong label (Franceschi et al. 2017,
+arXiv:1703.01785, section 5.1; as in 2018, arXiv:1806.04910, the weights are not constrained further)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mlorun import Metric, Problem
+
+from .classification import Batch, Classifier
+from .metrics import accuracy, area_under_curve, f1
+
+# images, labels, rows in the train set, whether the label was kept; see mlorun/data/label_noise.py
+IndexedBatch = tuple[Tensor, Tensor, Tensor, Tensor]
+
+
+class SampleWeights(nn.Module):
+    """A weight in (0, 1) for each of `count` samples: rows (B,) to (B,). All start at 1/2."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(torch.zeros(count))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.logits[rows].sigmoid()
+
+
+class CleanedClassifier(Classifier):
+    """Lower: cross entropy on noisy data, each sample with the weight that `cleaner` gives it."""
+
+    cleaner: Problem
+
+    def training_step(self, batch: IndexedBatch) -> Mapping[str, Metric]:  # type: ignore[override]
+        inputs, labels, rows, _ = batch
+        outputs = self(inputs)
+        losses = F.cross_entropy(outputs, labels, reduction="none")  # (B,)
+        return {"loss": (self.cleaner(rows) * losses).mean(), "accuracy": lambda: accuracy(outputs, labels)}
+
+
+class Cleaner(Problem):
+    """Upper: the classifier's cross entropy on clean data. Evaluated by how well its weights find wrong labels.
+
+    f1 counts a sample as chosen where its weight is above 1/2. Neither metric is a mean over samples: the evaluation
+    batch must hold the whole split.
+    """
+
+    classifier: Problem
+
+    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
+        inputs, labels = batch
+        outputs = self.classifier(inputs)
+        return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}
+
+    def evaluation_step(self, batch: IndexedBatch) -> Mapping[str, Metric]:
+        _, _, rows, kept = batch
+        weights = self(rows)
+        return {"auc": area_under_curve(weights, kept), "f1": f1(weights > 0.5, kept)}
