@@ -49,7 +49,14 @@ PLACES = {
         "a part of a hypergradient", ("mlorun.hypergradient.solvers", "mlorun.hypergradient.crosses")
     ),
     "data": Place(
-        "data", ("mlorun.data.digits", "mlorun.data.mnist", "mlorun.data.long_tailed", "mlorun.data.sinusoids")
+        "data",
+        (
+            "mlorun.data.digits",
+            "mlorun.data.mnist",
+            "mlorun.data.long_tailed",
+            "mlorun.data.sinusoids",
+            "mlorun.data.digit_sources",
+        ),
     ),
     "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl")),
     "callback": Place("a callback", ("mlorun.callbacks.early_stopping",)),
