@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -65,3 +67,16 @@ def resnet(depth: int, channels: int, classes: int) -> nn.Module:
     if channels != 3:
         network.conv1 = nn.Conv2d(channels, 64, kernel_size=7, stride=2, padding=3, bias=False)
     return network
+
+
+class ExampleWeights(nn.Module):
+    """A weight in (0, 1) for each example of a split, by its logit: rows (B,) to (B,). All start at `start`."""
+
+    def __init__(self, examples: int, start: float) -> None:
+        super().__init__()
+        if not 0 < start < 1:
+            raise ConfigError("a weight's start must lie in (0, 1)", where="start", seen=f"{start}")
+        self.logits = nn.Parameter(torch.full((examples,), math.log(start / (1 - start))))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        return self.logits[rows].sigmoid()

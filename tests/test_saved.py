@@ -1,9 +1,10 @@
-"""A run folder comes back as objects: mlorun.load, mlorun rerun, metrics of whole splits, artifacts, loggers that show."""
+"""A run folder comes back as objects; a config runs again; metrics of whole splits, artifacts, and who shows them."""
 
 from __future__ import annotations
 
 import csv
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -46,7 +47,8 @@ class Counted(WeightedClassifier):
         guesses, labels = outputs
         counts = torch.bincount(10 * labels + guesses, minlength=100).reshape(10, 10)
         self.save_artifact("confusion", counts / counts.max())
-        self.save_artifact("tables/counts", [{"label": label, "right": int(counts[label, label])} for label in range(10)])
+        rows = [{"label": label, "right": int(counts[label, label])} for label in range(10)]
+        self.save_artifact("tables/counts", rows)
         return {"right": (guesses == labels).sum(), "samples": torch.tensor(len(labels))}
 
     def on_run_end(self):
@@ -65,7 +67,8 @@ class Shows:
         pass
 
     def artifact(self, step, name, value, path):
-        self.file.open("a").write(f"{step} {name} {path.name}\\n")
+        with self.file.open("a") as file:
+            file.write(f"{step} {name} {path.name}\\n")
 
     def end(self, result):
         pass
@@ -169,8 +172,7 @@ def test_a_loss_that_is_evaluated_again_sees_the_step_of_its_first_time(estimato
     ]
     engine = mlorun.build(mlorun.compose(words))
     engine.probe()
-    import recipes.counted as counted  # type: ignore[import-not-found]
-
+    counted = import_module("recipes.counted")
     counted.STEPS.clear()
     seen = []
     for step in engine.steps():
@@ -223,13 +225,11 @@ def test_an_artifact_never_leaves_its_folder(name: str, tmp_path: Path) -> None:
 def test_tensorboard_gets_curves_and_pictures_and_the_others_go_on(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("tensorboard")
     assert main([*recipe(), "logger=tensorboard"]) == 0
-    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-
-    read = EventAccumulator(str(folder() / "tensorboard")).Reload()  # type: ignore[no-untyped-call]
-    losses = [point.step for point in read.Scalars("classifier/loss")]  # type: ignore[no-untyped-call]
-    assert losses == [2, 4, 6]
-    assert "eval/classifier/test/accuracy" in read.Tags()["scalars"]  # type: ignore[no-untyped-call]
-    assert "confusion" in read.Tags()["images"]  # type: ignore[no-untyped-call]
+    reader = import_module("tensorboard.backend.event_processing.event_accumulator")
+    read = reader.EventAccumulator(str(folder() / "tensorboard")).Reload()
+    assert [point.step for point in read.Scalars("classifier/loss")] == [2, 4, 6]
+    assert "eval/classifier/test/accuracy" in read.Tags()["scalars"]
+    assert "confusion" in read.Tags()["images"]
     assert (folder() / "metrics.jsonl").stat().st_size > 0
     assert "test/accuracy" in capsys.readouterr().out
 

@@ -49,7 +49,11 @@ PLACES = {
         "a part of a hypergradient", ("mlorun.hypergradient.solvers", "mlorun.hypergradient.crosses")
     ),
     "data": Place(
-        "data", tuple(f"mlorun.data.{name}" for name in ("digits", "mnist", "long_tailed", "sinusoids", "regression"))
+        "data",
+        tuple(
+            f"mlorun.data.{name}"
+            for name in ("digits", "mnist", "long_tailed", "sinusoids", "regression", "digit_sources")
+        ),
     ),
     "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl", "mlorun.loggers.tensorboard")),
     "callback": Place("a callback", ("mlorun.callbacks.early_stopping",)),

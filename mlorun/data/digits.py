@@ -1,13 +1,15 @@
-"""The UCI handwritten digits, long-tailed or with wrong labels: 1797 images of 8x8, embedded in the package."""
+"""The UCI handwritten digits, balanced, long-tailed or with wrong labels: 1797 images of 8x8 in the package."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from mlorun.data.balanced import balanced_split
 from mlorun.data.label_noise import Splits, noisy_splits
 from mlorun.data.long_tailed import long_tailed_split
 
@@ -20,6 +22,13 @@ def load_digits() -> tuple[Tensor, Tensor]:
     with np.load(Path(__file__).with_name("digits.npz"), allow_pickle=False) as archive:
         images, labels = torch.from_numpy(archive["images"]), torch.from_numpy(archive["labels"])
     return images[:, None].float().div_(16).sub_(MEAN).div_(STD), labels.long()
+
+
+def digits_balanced(*, seed: int, per_class: Mapping[str, int]) -> dict[str, tuple[Tensor, Tensor]]:
+    """Disjoint splits of equal classes, each (images, labels): for each name so many images per class, in order."""
+    images, labels = load_digits()
+    rows = balanced_split(labels, seed=seed, per_class=per_class)
+    return {name: (images[kept], labels[kept]) for name, kept in rows.items()}
 
 
 def digits_long_tailed(
