@@ -78,6 +78,8 @@ def test_every_command_that_is_shown_composes(command: Command) -> None:
     placeholders = [word for word in overrides if re.search(r"(^|[=.@])[A-Z]{2,}\b", word)]
     if not command.words or verb in CHEAP or "--help" in command.words:
         assert main(list(command.words)) == 0
+    elif verb == "rerun":
+        assert mlorun.compose(["experiment=mwn_digits", *overrides])
     elif verb == "resume":
         assert all(word.startswith((*CHANGEABLE, *OF_A_SWEEP)) for word in overrides)
     elif overrides and not placeholders:

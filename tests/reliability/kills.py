@@ -115,8 +115,10 @@ def signalled(name: str, config: Any, home: Path, count: int, draw: random.Rando
             code = exit_code(pid)
             if not (folder / "run.json").exists() or code == 0:
                 continue  # it came before the run began, or after its end
-            sent += 1
             status = RunFolder(folder).facts()["status"]
+            if status == "finished":
+                continue  # it came after the end of the run, before that of its process
+            sent += 1
             if code not in codes:
                 faults[kind].append(f"exit code {code}")
             if status == "running" and len(numbers) == 1:
