@@ -10,6 +10,7 @@ from tests.recipes.runs import engine, metrics, needs_mnist
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
 
+@pytest.mark.slow
 def test_a_decay_for_each_weight_lowers_the_loss_on_data_that_nobody_trains_on() -> None:
     learned, fixed = (metrics(f"per_weight_decay_digits{end}") for end in ("", "_baseline"))
     assert learned["selection/loss"] < 0.8 * fixed["selection/loss"]
