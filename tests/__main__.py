@@ -1,7 +1,8 @@
 """All checks, one command: `python -m tests` runs ruff, mypy and pytest, which gets the arguments.
 
 mypy runs beside pytest; what it says is printed before pytest's summary, which is the last line. pytest has one
-worker a core, unless the arguments say otherwise: `python -m tests -n 0 tests/data` has none.
+worker a core, unless the arguments say otherwise: `python -m tests -n 0 tests/data` has none. Tests that train for long are
+left out; `python -m tests -m slow` runs them, and they want MLORUN_DATA.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ def main(arguments: list[str]) -> int:
         announce(check)
         if subprocess.run(command(check), cwd=ROOT, check=False).returncode:
             failed.append(" ".join(check))
-    tests = ("pytest", f"-n{os.cpu_count() or 1}", "--dist=worksteal", *arguments)
+    chosen = () if "-m" in arguments else ("-m", "not slow")
+    tests = ("pytest", f"-n{os.cpu_count() or 1}", "--dist=worksteal", *chosen, *arguments)
     announce(tests)
     if sys.stdout.isatty():
         tests = (*tests, "--color=yes")
