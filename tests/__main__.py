@@ -1,8 +1,8 @@
 """All checks, one command: `python -m tests` runs ruff, mypy and pytest, which gets the arguments.
 
 mypy runs beside pytest; what it says is printed before pytest's summary, which is the last line. pytest has one
-worker a core, unless the arguments say otherwise: `python -m tests -n 0 tests/data` has none. Tests that train for long are
-left out; `python -m tests -m slow` runs them, and they want MLORUN_DATA.
+worker a core, unless the arguments say otherwise: `python -m tests -n 0 tests/data` has none. Tests that train for long
+are left out; `python -m tests -m slow` runs them, and they want MLORUN_DATA.
 """
 
 from __future__ import annotations
