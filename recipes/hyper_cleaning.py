@@ -14,7 +14,7 @@ from mlorun import Metric, Problem
 from .classification import Batch, Classifier
 from .metrics import accuracy, area_under_curve, f1
 
-# images, labels, rows in the train set, whether the label was kept; see mlorun/data/label_noise.py
+# images, labels, rows in the train set, right labels (for metrics alone); see mlorun/data/label_noise.py
 IndexedBatch = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
@@ -56,6 +56,7 @@ class Cleaner(Problem):
         return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}
 
     def evaluation_step(self, batch: IndexedBatch) -> Mapping[str, Metric]:
-        _, _, rows, kept = batch
+        _, given, rows, truth = batch
+        kept = given == truth
         weights = self(rows)
         return {"auc": area_under_curve(weights, kept), "f1": f1(weights > 0.5, kept)}

@@ -47,7 +47,7 @@ def noisy_splits(
 
     clean     (images, labels) of the samples whose label was kept
     union     all of train and validation, if there is such a split
-    indexed   (images, labels, rows, kept): the row of each sample in train, and whether its label was kept
+    indexed   (images, labels, rows, truth): the row of each sample in train, and its right label, for metrics alone
     """
     for name, size in sizes.items():
         require_positive(f"data.{name}_size", size)
@@ -68,7 +68,7 @@ def noisy_splits(
     splits |= {
         "train": (inputs, noisy),
         "clean": (inputs[kept], noisy[kept]),
-        "indexed": (inputs, noisy, torch.arange(len(noisy)), kept),
+        "indexed": (inputs, noisy, torch.arange(len(noisy)), truth),
     }
     if "validation" in splits:
         pairs = zip(splits["train"], splits["validation"], strict=True)

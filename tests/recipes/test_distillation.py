@@ -31,6 +31,6 @@ def test_every_student_starts_from_weights_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_learned_images_beat_real_ones() -> None:
-    # one seed: 93.6 and 74.4
+    # three seeds: 91.9 (standard deviation 2.2) and 62.6 (10.9)
     assert 86 < accuracy("experiment=dataset_distillation") < 98
     assert accuracy("experiment=dataset_distillation_baseline") < 84
