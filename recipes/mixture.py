@@ -1,7 +1,7 @@
-"""Weights of the sources that a language model trains on, learned on clean text.
+"""Shares of the sources that a language model trains on, learned on clean text.
 
-The program is the shape of data reweighting at scale: AdamW below, one logit a source above, SAMA between (Choe et al.
-2023, arXiv:2310.05674). DoReMi (Xie et al. 2023, arXiv:2305.10429) chooses such weights by a minimax game instead.
+The shape of data reweighting at scale: AdamW below, a logit for each source above, SAMA between (Choe et al. 2023,
+arXiv:2310.05674). DoReMi (Xie et al. 2023, arXiv:2305.10429) chooses such shares by a minimax game instead.
 """
 
 from __future__ import annotations
@@ -16,8 +16,7 @@ from torch import Tensor, nn
 
 from mlorun import Metric, Problem
 
-Batch = tuple[Tensor, Tensor]  # bytes (B, L + 1) uint8, source (B,); see text_mixture.py
-# light to dark on white, and apart for readers who do not see red and green (Okabe & Ito 2008)
+# told apart by readers who do not see red and green (Okabe & Ito 2008)
 COLOURS = ((0.00, 0.45, 0.70), (0.90, 0.62, 0.00), (0.00, 0.62, 0.45), (0.80, 0.47, 0.65), (0.34, 0.71, 0.91))
 
 
@@ -28,43 +27,73 @@ def next_byte_losses(model: Problem, sequences: Tensor) -> Tensor:
     return losses.reshape(len(sequences), -1).mean(1)
 
 
+def drawn(rows: Tensor, shares: Tensor) -> tuple[Tensor, Tensor]:
+    """Of every row one sequence, its source drawn by the shares: (B, sources, L + 1) to (B, L + 1) and sources (B,)."""
+    sources = torch.multinomial(shares, len(rows), replacement=True)
+    return rows[torch.arange(len(rows), device=rows.device), sources], sources
+
+
 class MixtureWeights(nn.Module):
-    """A softmax over sources, uniform at the start: sources (B,) to weights (B,), whose mean over the sources is 1."""
+    """A softmax over sources, uniform at the start; called, it gives their shares, (sources,)."""
 
     def __init__(self, sources: Sequence[str]) -> None:
         super().__init__()
         self.logits = nn.Parameter(torch.zeros(len(sources)))
 
-    def forward(self, sources: Tensor) -> Tensor:
-        return len(self.logits) * self.logits.softmax(0)[sources]
+    def forward(self) -> Tensor:
+        return self.logits.softmax(0)
 
 
 class LanguageModel(Problem):
-    """The next byte's cross entropy, every sequence alike."""
+    """The next byte's cross entropy on sequences (B, L + 1)."""
 
-    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
+    def training_step(self, batch: Any) -> Mapping[str, Metric]:
         return self.evaluation_step(batch)
 
-    def evaluation_step(self, batch: Batch) -> Mapping[str, Metric]:
-        loss = next_byte_losses(self, batch[0]).mean()
+    def evaluation_step(self, batch: Tensor) -> Mapping[str, Metric]:
+        loss = next_byte_losses(self, batch).mean()
         return {"loss": loss, "bits_per_byte": lambda: loss / math.log(2)}
 
 
-class MixedLanguageModel(LanguageModel):
-    """Lower: the same, each sequence with the weight that `mixture` gives its source."""
+class FixedMixture(LanguageModel):
+    """A language model on sources in shares that stay as they are.
+
+    shares   one number for each source, in the data's order; what counts is their ratio
+    """
+
+    def __init__(self, *, shares: Sequence[float], **problem: Any) -> None:
+        super().__init__(**problem)
+        self.shares = torch.tensor(shares)
+
+    def get_batch(self) -> Tensor:
+        rows = super().get_batch()
+        return drawn(rows, self.shares.to(rows.device))[0]
+
+
+class LearnedMixture(LanguageModel):
+    """Lower: a language model on sources in the shares p that `mixture` gives at the time of the draw.
+
+    The loss is the mean of p_s / q_s times each sequence's own, s its source and q = p as it was drawn with: the weight
+    is 1, and its derivative that of the expected loss, sum over s of p_s loss_s.
+    """
 
     mixture: Problem
 
-    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
-        sequences, sources = batch
-        losses = next_byte_losses(self, sequences)  # (B,)
-        return {"loss": (self.mixture(sources) * losses).mean()}
+    def get_batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        shares = self.mixture().detach()
+        sequences, sources = drawn(super().get_batch(), shares)
+        return sequences, sources, shares[sources]
+
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor]) -> Mapping[str, Metric]:
+        sequences, sources, drawn_with = batch
+        weights = self.mixture()[sources] / drawn_with
+        return {"loss": (weights * next_byte_losses(self, sequences)).mean()}
 
 
 class Mixture(Problem):
     """Upper: the language model's loss on clean text. Keeps its shares, and draws them at the end of a run.
 
-    sources   names, in the order of the data's indices
+    sources   names, in the data's order
     """
 
     language_model: Problem
@@ -72,34 +101,29 @@ class Mixture(Problem):
     def __init__(self, *, sources: Sequence[str], **problem: Any) -> None:
         super().__init__(**problem)
         self.sources = list(sources)
-        self.history: list[Tensor] = []
+        self.history: list[Tensor] = []  # the shares after every update
 
-    def shares(self) -> Tensor:
-        """The share of every source, (sources,); they sum to 1."""
-        logits: Tensor = self.module.logits  # type: ignore[assignment]
-        return logits.detach().softmax(0)
-
-    def training_step(self, batch: Batch) -> Mapping[str, Metric]:
-        loss = next_byte_losses(self.language_model, batch[0]).mean()
-        shares = self.shares()
-        return {"loss": loss, **{f"share_{name}": shares[index] for index, name in enumerate(self.sources)}}
+    def training_step(self, batch: Tensor) -> Mapping[str, Metric]:
+        shares = self().detach()
+        return {
+            "loss": next_byte_losses(self.language_model, batch).mean(),
+            **{f"share_{name}": shares[index] for index, name in enumerate(self.sources)},
+        }
 
     def param_callback(self) -> None:
-        self.history.append(self.shares())
+        self.history.append(self().detach())
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"history": torch.stack(self.history) if self.history else None}
+        return {"history": list(self.history)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.history = [] if state["history"] is None else list(state["history"])
+        self.history = list(state["history"])
 
     def on_run_end(self) -> None:
         if self.history:
-            shares = torch.stack(self.history)
-            rows = enumerate(shares.tolist(), start=1)
-            self.save_artifact(
-                "shares", [{"update": n, **dict(zip(self.sources, row, strict=True))} for n, row in rows]
-            )
+            shares = torch.stack(self.history).cpu()
+            named = (dict(zip(self.sources, row, strict=True)) for row in shares.tolist())
+            self.save_artifact("shares", [{"update": n, **row} for n, row in enumerate(named, start=1)])
             self.save_artifact("shares_over_time", stacked(shares, height=160, width=480))
 
 
@@ -107,8 +131,7 @@ def stacked(shares: Tensor, height: int, width: int) -> Tensor:
     """A picture (3, height, width) of shares (T, sources) over time, from left to right: a band for each source, the
     first at the bottom, as high as its share."""
     times = torch.linspace(0, len(shares) - 1, width).round().long()
-    tops = shares.cpu().cumsum(1)[times]  # (width, sources)
+    tops = shares.cumsum(1)[times]  # (width, sources)
     heights = (torch.arange(height, 0, -1) - 0.5) / height
     band = (heights[:, None, None] > tops[None, :, :-1]).sum(2)  # (height, width)
-    colours = torch.tensor(COLOURS)
-    return colours[band % len(colours)].permute(2, 0, 1)
+    return torch.tensor(COLOURS)[band % len(COLOURS)].permute(2, 0, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,8 +12,6 @@ from mlorun.errors import DataError, did_you_mean
 from mlorun.run.seeds import derive_seed
 
 from .texts import grammar_sentences, python_code, python_documentation
-
-Sequences = tuple[Tensor, Tensor]  # bytes (N, length + 1) uint8, source (N,)
 
 
 def shuffled_bytes(sequence: Tensor, draw: torch.Generator) -> Tensor:
@@ -35,22 +33,22 @@ CORRUPTIONS: dict[str, Callable[[Tensor, torch.Generator], Tensor]] = {
 
 
 def python_text(
-    *, seed: int, length: int, sources: Mapping[str, int], held_out: Mapping[str, int]
-) -> dict[str, Sequences]:
+    *, seed: int, length: int, sources: Sequence[str], train_size: int, held_out: Mapping[str, int]
+) -> dict[str, Tensor]:
     """The splits of `mixture` over Python's own sources, the target `code`, and its `documentation`."""
-    texts: dict[str, Callable[[], bytes]] = {"code": python_code}
+    texts = {"code": python_code()}
     if "documentation" in sources:
-        texts["documentation"] = python_documentation
-    return mixture({name: text() for name, text in texts.items()}, "code", seed, length, sources, held_out)
+        texts["documentation"] = python_documentation()
+    return mixture(texts, "code", seed, length, sources, train_size, held_out)
 
 
 def grammar_text(
-    *, seed: int, length: int, sources: Mapping[str, int], held_out: Mapping[str, int]
-) -> dict[str, Sequences]:
+    *, seed: int, length: int, sources: Sequence[str], train_size: int, held_out: Mapping[str, int]
+) -> dict[str, Tensor]:
     """The splits of `mixture` over `sentences` of a small grammar, made on the spot."""
-    size = (sum(sources.values()) + sum(held_out.values())) * (length + 1)
-    text = grammar_sentences(derive_seed(seed, "grammar"), size)
-    return mixture({"sentences": text}, "sentences", seed, length, sources, held_out)
+    size = (len(sources) * train_size + sum(held_out.values())) * (length + 1)
+    texts = {"sentences": grammar_sentences(derive_seed(seed, "grammar"), size)}
+    return mixture(texts, "sentences", seed, length, sources, train_size, held_out)
 
 
 def mixture(
@@ -58,44 +56,31 @@ def mixture(
     target: str,
     seed: int,
     length: int,
-    sources: Mapping[str, int],
+    sources: Sequence[str],
+    train_size: int,
     held_out: Mapping[str, int],
-) -> dict[str, Sequences]:
-    """Disjoint sequences of `length` + 1 bytes, cut from the texts and drawn at random; each with its source's index.
+) -> dict[str, Tensor]:
+    """Disjoint sequences of `length` + 1 bytes, cut from the texts and drawn at random, uint8.
 
-    `train` has `sources[name]` sequences of every source: a text, or a corruption of the target text. `clean` is
-    `train` without the corrupted ones, `target` the target alone. The splits of `held_out` are of the target, clean.
-    `union` is `train` and `validation`, for baselines. Neighbours in a text may come into different splits.
+    Every source is a split of its own, (train_size, length + 1): a text, or a corruption of the target text. `train` is
+    all of them, (train_size, sources, length + 1). The splits of `held_out` are of the target. Neighbours in a text may
+    come into different splits.
 
     Raises DataError where a source is unknown, or a text too short.
     """
-    for name, value in {"length": length, **sources, **held_out}.items():
+    for name, value in {"length": length, "train_size": train_size, **held_out}.items():
         require_positive(f"data.{name}", value)
+    known = [*texts, *CORRUPTIONS]
     for name in sources:
-        if name not in texts and name not in CORRUPTIONS:
-            known = [*texts, *CORRUPTIONS]
-            raise DataError("no such source of text", where=f"data.sources.{name}", fix=did_you_mean(name, known))
-    if target not in sources:
-        raise DataError(f"the target is no source: {target}", where="data.sources", fix=f"data.sources.{target}=1000")
+        if name not in known:
+            raise DataError("no such source of text", where="data.sources", seen=name, fix=did_you_mean(name, known))
     draw = torch.Generator().manual_seed(derive_seed(seed, "text_mixture"))
     pools = {name: _Pool(name, text, length + 1, draw) for name, text in texts.items()}
-    names = list(sources)
-    splits = {name: _tagged(pools[target].take(count), names.index(target)) for name, count in held_out.items()}
-    parts: dict[str, Sequences] = {}
-    for index, (name, count) in enumerate(sources.items()):
-        if name in texts:
-            rows = pools[name].take(count)
-        else:
-            rows = torch.stack([CORRUPTIONS[name](row, draw) for row in pools[target].take(count)])
-        parts[name] = _tagged(rows, index)
-    train = _joined(list(parts.values()))
-    return {
-        **splits,
-        "train": train,
-        "clean": _joined([part for name, part in parts.items() if name in texts]),
-        "target": parts[target],
-        "union": _joined([train, splits["validation"]]),
-    }
+    splits = {name: pools[target].take(count) for name, count in held_out.items()}
+    for name in sources:
+        rows = pools[name if name in texts else target].take(train_size)
+        splits[name] = torch.stack([CORRUPTIONS[name](row, draw) for row in rows]) if name in CORRUPTIONS else rows
+    return {**splits, "train": torch.stack([splits[name] for name in sources], dim=1)}
 
 
 class _Pool:
@@ -113,16 +98,7 @@ class _Pool:
                 f"the text of {self.name} is too short",
                 where="data",
                 seen=f"{count} sequences asked for, {len(self.left)} left",
-                fix="smaller numbers in data.sources or data.held_out, or a shorter data.length",
+                fix="a smaller data.train_size or data.held_out, or a shorter data.length",
             )
         taken, self.left = self.left[:count], self.left[count:]
         return taken
-
-
-def _tagged(rows: Tensor, source: int) -> Sequences:
-    return rows, torch.full((len(rows),), source)
-
-
-def _joined(parts: list[Sequences]) -> Sequences:
-    rows, sources = zip(*parts, strict=True)
-    return torch.cat(rows), torch.cat(sources)

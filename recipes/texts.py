@@ -39,7 +39,7 @@ def python_documentation() -> bytes:
         raise DataError(
             "this Python comes without the pages of help()",
             where="pydoc_data.topics",
-            fix="~data.sources.documentation leaves them out; data=grammar_text makes its text on the spot",
+            fix="leave documentation out of data.sources; data=grammar_text makes its text on the spot",
         ) from None
     paragraphs = (paragraph for name in sorted(topics) for paragraph in topics[name].split("\n\n"))
     return "\n\n".join(dict.fromkeys(paragraphs)).encode()

@@ -17,50 +17,48 @@ HELD_OUT = {"validation": 10, "selection": 10, "test": 10}
 NUMBERS = b"".join(b"%03d " % number for number in range(600))  # every sequence of 12 bytes comes once
 
 
-def mixed(**sources: int) -> dict[str, tuple[Tensor, Tensor]]:
-    return mixture({"text": NUMBERS}, "text", 0, 11, sources, HELD_OUT)
+def mixed(*sources: str, size: int = 20) -> dict[str, Tensor]:
+    return mixture({"text": NUMBERS}, "text", 0, 11, sources, size, HELD_OUT)
 
 
-def rows(split: tuple[Tensor, Tensor]) -> set[bytes]:
-    return {bytes(row.tolist()) for row in split[0]}
+def rows(split: Tensor) -> list[bytes]:
+    return [bytes(row.tolist()) for row in split]
 
 
-def test_the_splits_of_a_mixture_are_disjoint_and_each_sequence_knows_its_source() -> None:
-    splits = mixed(shuffled_bytes=30, text=20)
-    clean = [rows(splits[name]) for name in ("target", *HELD_OUT)]
-    assert [len(part) for part in clean] == [20, 10, 10, 10] and len(set.union(*clean)) == 50
-    assert splits["train"][1].tolist() == [0] * 30 + [1] * 20
-    assert splits["clean"][1].tolist() == [1] * 20 == splits["target"][1].tolist()
-    assert rows(splits["union"]) == rows(splits["train"]) | rows(splits["validation"])
-    assert splits["validation"][1].tolist() == [1] * 10
+def test_the_splits_of_a_mixture_are_disjoint_and_train_has_a_sequence_of_every_source_in_a_row() -> None:
+    splits = mixed("shuffled_bytes", "text")
+    clean = [rows(splits[name]) for name in ("text", *HELD_OUT)]
+    assert [len(part) for part in clean] == [20, 10, 10, 10] and len(set().union(*clean)) == 50
+    assert splits["train"].shape == (20, 2, 12)
+    assert torch.equal(splits["train"][:, 0], splits["shuffled_bytes"])
+    assert torch.equal(splits["train"][:, 1], splits["text"])
 
 
 def test_shuffled_bytes_keep_their_counts_and_shuffled_words_their_words() -> None:
-    splits = mixed(text=20, shuffled_bytes=20, shuffled_words=20)
-    sequences, sources = splits["train"]
-    text = [bytes(row.tolist()) for row in sequences]
-    parts = [[text[row] for row in (sources == source).nonzero().flatten().tolist()] for source in range(3)]
+    splits = mixed("text", "shuffled_bytes", "shuffled_words")
     known = {NUMBERS[start : start + 12] for start in range(0, len(NUMBERS) - 11, 12)}
-    assert set(parts[0]) <= known
-    for part, key in ((parts[1], sorted), (parts[2], lambda row: sorted(row.split(b" ")))):
+    assert set(rows(splits["text"])) <= known
+    for name, key in (("shuffled_bytes", sorted), ("shuffled_words", lambda row: sorted(row.split(b" ")))):
+        part = rows(splits[name])
         assert not set(part) <= known
         assert all(any(key(row) == key(other) for other in known) for row in part)
 
 
 def test_the_same_seed_gives_the_same_text_and_another_gives_another() -> None:
-    sizes: dict[str, Any] = {"length": 20, "sources": {"sentences": 5, "shuffled_bytes": 5}, "held_out": HELD_OUT}
-    first, again, other = (grammar_text(seed=seed, **sizes)["train"][0] for seed in (0, 0, 1))
+    sizes: dict[str, Any] = {"length": 20, "sources": ["sentences"], "train_size": 5, "held_out": HELD_OUT}
+    first, again, other = (grammar_text(seed=seed, **sizes)["train"] for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
-    assert grammar_sentences(0, 40).startswith(b"l")
+    assert grammar_sentences(0, 1) == b"li vosh gish mini zesut lu pish vevu. "  # on any machine
 
 
 def test_python_brings_code_and_documentation() -> None:
     assert b"import " in python_code() and b"statement" in python_documentation()
-    sources = {"code": 20, "documentation": 20, "shuffled_bytes": 20}
-    splits = python_text(seed=0, length=30, sources=sources, held_out=HELD_OUT)
-    assert {name: len(split[0]) for name, split in splits.items()} == {
-        **HELD_OUT, "train": 60, "clean": 40, "target": 20, "union": 70,
-    }  # fmt: skip
+    sources = ["code", "documentation", "shuffled_bytes"]
+    splits = python_text(seed=0, length=30, sources=sources, train_size=20, held_out=HELD_OUT)
+    assert {name: len(split) for name, split in splits.items()} == {
+        **HELD_OUT,
+        **dict.fromkeys([*sources, "train"], 20),
+    }
 
 
 def test_a_python_without_its_documentation_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,14 +76,9 @@ def test_a_python_without_its_documentation_says_so(monkeypatch: pytest.MonkeyPa
 
 
 @pytest.mark.parametrize(
-    ("sources", "message"),
-    [
-        ({"text": 10, "shufled_bytes": 10}, "no such source"),
-        ({"shuffled_bytes": 10}, "the target is no source"),
-        ({"text": 1000}, "too short"),
-        ({"text": 0}, "at least 1"),
-    ],
+    ("source", "size", "message"),
+    [("shufled_bytes", 5, "no such source"), ("text", 1000, "too short"), ("text", 0, "at least 1")],
 )
-def test_sources_that_cannot_be_are_refused(sources: dict[str, int], message: str) -> None:
+def test_sources_that_cannot_be_are_refused(source: str, size: int, message: str) -> None:
     with pytest.raises(DataError, match=message):
-        mixed(**sources)
+        mixed(source, size=size)

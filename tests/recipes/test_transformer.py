@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from mlorun.recipes.mixture import COLOURS, stacked
+from mlorun.recipes.mixture import COLOURS, drawn, next_byte_losses, stacked
 from mlorun.recipes.transformer import ByteTransformer
 from torch import Tensor
 
 from mlorun.core.engine import Engine
+from mlorun.core.program.problem import loss_of
 from mlorun.errors import ConfigError
 from tests.recipes.runs import engine, metrics
 
@@ -88,6 +89,31 @@ def test_sama_through_fused_attention_under_bf16_is_the_exact_product_of_the_mat
     assert fused.norm() > 0
     # the cotangent is the same, of a loss under autocast; the product itself is taken in float32
     assert (fused - exact).norm() < 0.01 * exact.norm()
+
+
+def test_sources_are_drawn_by_their_shares() -> None:
+    torch.manual_seed(0)
+    rows = torch.arange(2000 * 3 * 4).reshape(2000, 3, 4)
+    sequences, sources = drawn(rows, torch.tensor([0.5, 0.5, 0.0]))
+    assert torch.equal(sequences, torch.stack([row[source] for row, source in zip(rows, sources, strict=True)]))
+    counts = sources.bincount(minlength=3)
+    assert counts[2] == 0 and abs(counts[0] - 1000) < 5 * 500**0.5  # five standard deviations
+
+
+def test_the_loss_of_a_learned_mixture_has_weights_of_one_and_the_slope_of_the_expected_loss() -> None:
+    run = engine("transformer_reweighting", *TINY)
+    model, mixture = run.problems["language_model"], run.problems["mixture"]
+    with torch.no_grad():
+        mixture.theta[0].copy_(torch.tensor([0.3, -0.4]))
+    sequences, sources, drawn_with = batch = model.get_batch()
+    assert torch.equal(drawn_with, mixture()[sources])
+    loss = loss_of(model.training_step(batch), "language_model")
+    losses = next_byte_losses(model, sequences).detach()
+    torch.testing.assert_close(loss.detach(), losses.mean())
+    (slope,) = torch.autograd.grad(loss, mixture.theta)
+    # d log p_s / d logits is the unit vector of s less the shares
+    direction = torch.nn.functional.one_hot(sources, 2) - mixture().detach()
+    torch.testing.assert_close(slope, (direction * losses[:, None]).mean(0))
 
 
 def test_the_corrupted_source_loses_its_weight_and_the_run_has_a_picture_of_it() -> None:
