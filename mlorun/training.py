@@ -27,6 +27,7 @@ from mlorun.run.events import Logger, Result, RunFacts
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from mlorun.run.log import buffered, log_to
+from mlorun.run.secrets import masked, masked_config
 
 log = logging.getLogger("mlorun.run")
 
@@ -108,8 +109,9 @@ def _attempted(
     rewinds = Rewinds(policy.rewinds if policy.policy == "rewind" else 0, policy.factor)
     callbacks = (rewinds, *callbacks)
     checkpoints = _checkpoints(config, home, callbacks)
+    overrides = tuple(map(masked, overrides))
     step = 0 if restart is None else restart.load(engine, checkpoints)
-    newest = restart or Restart(home, config, tuple(overrides))
+    newest = restart or Restart(home, config, overrides)
     now = origin(config, engine)
     changes = [] if restart is None else drift(home.facts().get("origin", {}), now)
     for change in changes:
@@ -117,8 +119,8 @@ def _attempted(
     with signals.watching(engine.stop, checkpoints.request) as received:
         home.begin(
             name=config.name,
-            config=OmegaConf.to_yaml(config, resolve=True),
-            argv=sys.argv,
+            config=OmegaConf.to_yaml(masked_config(config)),
+            argv=[masked(word) for word in sys.argv],
             overrides=overrides,
             origin=now,
             precision=config.precision,
@@ -130,7 +132,7 @@ def _attempted(
             folder=home.path,
             total_steps=engine.train_iters,
             device=describe(engine.device),
-            overrides=tuple(overrides),
+            overrides=overrides,
             position=lambda: engine.step_count,
         )
         load = partial(newest.load, engine, checkpoints)

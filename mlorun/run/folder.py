@@ -21,6 +21,7 @@ from mlorun.errors import ConfigError, ResourceError
 from mlorun.run.atomic import point, remove_drafts, sync, write_bytes, write_json
 from mlorun.run.events import Result
 from mlorun.run.provenance import git_state
+from mlorun.run.secrets import require_no_secret
 
 LONGEST_NAME = 100  # bytes
 
@@ -41,6 +42,7 @@ class RunFolder:
         run_id is the UTC time to the millisecond, so it sorts by time; a taken one is waited out.
         """
         require_name(name)
+        require_no_secret(root, "run.root")
         home = Path(root).absolute() / name
         _make(home, exist_ok=True)
         while True:
@@ -213,6 +215,7 @@ class RunFolder:
 def require_home(root: Path | str, name: str) -> None:
     """Raise ConfigError where no run folder root/name/... can be made. A folder is made beside it, and removed."""
     require_name(name)
+    require_no_secret(root, "run.root")
     home = Path(root).absolute() / name
     above = next(path for path in (home, *home.parents) if path.exists())
     try:
@@ -224,6 +227,7 @@ def require_home(root: Path | str, name: str) -> None:
 
 def require_name(name: str) -> None:
     """Raise ConfigError for a name of runs that cannot be a folder's."""
+    require_no_secret(name, "name")
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise ConfigError(
             "name becomes a folder, and is too long",

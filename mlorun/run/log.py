@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlorun.run.secrets import masked
+
 # what a run has to say, and what Python's `warnings` say meanwhile
 NAMES = ("mlorun", "py.warnings")
 
@@ -35,7 +37,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Append every message, warning and traceback to `path` while the block runs."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not end a run from here
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)-7s %(message)s"))
     logging.captureWarnings(True)
     try:
         with listening(handler):
@@ -43,6 +45,11 @@ def log_to(path: Path) -> Iterator[None]:
     finally:
         logging.captureWarnings(False)
         handler.close()
+
+
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
 
 
 class Buffer:
