@@ -1,7 +1,7 @@
 """Secrets of the environment: used, and never written down; in their place stands ${oc.env:NAME}. No torch.
 
 A variable is a secret where a part of its name, between underscores, ends in KEY, TOKEN, SECRET, PASSWORD, PASSWD or
-CREDENTIALS (WANDB_API_KEY, HF_TOKEN), and its value has eight characters or more: shorter ones stand in texts by chance.
+CREDENTIALS (WANDB_API_KEY, HF_TOKEN), and its value has eight characters or more: shorter ones are in texts by chance.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from mlorun.errors import ConfigError
 
 SHORTEST = 8  # characters of a value
-_SECRET = re.compile(r"(?:[A-Z0-9]+_)*[A-Z0-9]*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)S?(?:_[A-Z0-9]+)*", re.I)
+_SECRET = re.compile(
+    r"(?:[A-Z0-9]+_)*[A-Z0-9]*(?:KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)S?(?:_[A-Z0-9]+)*", re.I
+)
 
 
 def masked(text: str) -> str:
