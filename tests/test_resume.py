@@ -168,6 +168,20 @@ def test_what_is_not_as_before_is_named_and_recorded() -> None:
     assert len(facts("a")["attempts"][1]["drift"]) == 3
 
 
+def test_the_console_says_what_a_resumed_run_begins_with(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 8, ["logger=console"])
+    record = facts("a")
+    record["origin"]["versions"]["torch"] = "2.0.0"
+    Path("a/run.json").write_text(json.dumps(record))
+    newest = checkpoint.saved(Path("a/checkpoints"))[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["resume", "a"]) == 0
+    screen = capsys.readouterr().out
+    for text in ("the checkpoint is damaged", "goes on from step 6", "not as before: versions.torch: 2.0.0, now"):
+        assert screen.count(text) == log("a").count(text) == 1
+
+
 def test_a_run_in_use_exits_with_6(capsys: pytest.CaptureFixture[str]) -> None:
     codes: list[int] = []
     run("a", [], At(5, lambda engine: codes.append(main(["resume", "a"]))))

@@ -53,7 +53,7 @@ class _Masked(logging.Formatter):
 
 
 class Buffer:
-    """Messages kept until somebody is there to hear them."""
+    """Messages kept until everybody is there to hear them: log.txt listens before the console does."""
 
     def __init__(self) -> None:
         self._keeper = _Keeper()
@@ -63,25 +63,26 @@ class Buffer:
         logging.getLogger("mlorun").addHandler(self._keeper)
 
     def flush(self) -> None:
-        """Keep no more, and pass everything kept on to the handlers that listen by now."""
+        """Keep no more, and pass everything kept on to the handlers that listen by now and did not when it came."""
         logger = logging.getLogger("mlorun")
         logger.removeHandler(self._keeper)
-        while self._keeper.kept:
-            logger.handle(self._keeper.kept.pop(0))
+        kept, self._keeper.kept = self._keeper.kept, []
+        for record, heard in kept:
+            if not logger.handlers:
+                logger.handle(record)  # whoever listens above
+            for handler in logger.handlers:
+                if handler not in heard and record.levelno >= handler.level:
+                    handler.handle(record)
 
 
 # not Buffer itself: a Handler has a `flush` of its own
 class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[logging.LogRecord] = []
-        self._others = list(logging.getLogger("mlorun").handlers)
+        self.kept: list[tuple[logging.LogRecord, list[logging.Handler]]] = []  # and who heard it at once
 
     def emit(self, record: logging.LogRecord) -> None:
-        # once log.txt or a console listens, messages are not kept
-        others = [handler for handler in logging.getLogger("mlorun").handlers if handler is not self]
-        if others == self._others:
-            self.kept.append(record)
+        self.kept.append((record, list(logging.getLogger("mlorun").handlers)))
 
 
 @contextmanager
