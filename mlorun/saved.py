@@ -20,6 +20,7 @@ from mlorun.restart import saved_config
 from mlorun.run import checkpoint
 from mlorun.run.find import find_run
 from mlorun.run.folder import RunFolder
+from mlorun.run.record import read_result
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,7 @@ class SavedRun:
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json; {} where the run has not ended."""
-        path = RunFolder(self.folder).result
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_result(RunFolder(self.folder).result) or {}
 
 
 def load(run: str | Path, *, best: bool = False, device: str | None = None, trust: tuple[str, ...] = ()) -> SavedRun:

@@ -114,6 +114,8 @@ def _attempted(
     newest = restart or Restart(home, config, overrides)
     now = origin(config, engine)
     changes = [] if restart is None else drift(home.facts().get("origin", {}), now)
+    if restart is not None and home.is_config_edited:
+        changes.append("config.yaml: edited since it was written")
     for change in changes:
         log.warning("not as before: %s. The run goes on, and is not bitwise what it would have been", change)
     with signals.watching(engine.stop, checkpoints.request) as received:

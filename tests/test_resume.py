@@ -15,6 +15,7 @@ import mlorun
 from mlorun.cli import main
 from mlorun.run import checkpoint
 from mlorun.run.events import Result
+from mlorun.run.folder import RunFolder
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SHORT = [
@@ -180,6 +181,56 @@ def test_the_console_says_what_a_resumed_run_begins_with(capsys: pytest.CaptureF
     screen = capsys.readouterr().out
     for text in ("the checkpoint is damaged", "goes on from step 6", "not as before: versions.torch: 2.0.0, now"):
         assert screen.count(text) == log("a").count(text) == 1
+
+
+def test_a_config_that_was_edited_by_hand_is_named_and_recorded() -> None:
+    interrupted("a", 5)
+    assert main(["resume", "a", "engine.train_iters=9"]) == 0  # that is no edit
+    assert facts("a")["bitwise"] is True
+    config = Path("a/config.yaml")
+    config.write_text(config.read_text().replace("lr: 0.1", "lr: 0.2"))
+    assert main(["resume", "a", "engine.train_iters=12"]) == 0
+    assert "not as before: config.yaml: edited since it was written" in log("a")
+    assert facts("a")["bitwise"] is False
+    assert main(["resume", "a", "engine.train_iters=15"]) == 0
+    assert log("a").count("edited since") == 1
+
+
+def test_half_a_result_is_none_and_the_run_gets_its_own_again() -> None:
+    run("a")
+    expected = outcome("a")
+    for damaged in ("", '{"status": "finished"', "[]", '{"status": "finished"}'):
+        Path("a/result.json").write_text(damaged)
+        assert main(["resume", "a"]) == 0
+        assert outcome("a") == expected
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"status": "fin', b"[]", b"{}", b"\xff\xfe", b'{"status": 3}'])
+def test_a_damaged_record_is_one_screen_and_hides_no_other_run(
+    damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1", "2"):
+        folder = RunFolder.at(f"runs/x/{name}")
+        folder.begin(name="x", config="", argv=[], overrides=[], origin={}, precision="fp32")
+    Path("runs/x/2/run.json").write_bytes(damaged)
+    for command in (["resume", "latest"], ["rerun", "latest"]):
+        assert main(command) == 2
+        assert "the record of the run cannot be read" in capsys.readouterr().err
+    assert main(["ls", "runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "unreadable" in shown
+    assert "died" in shown
+
+
+def test_a_run_that_stopped_early_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    run("a", ["engine.log_every=1", "callback=early_stopping", "callback.early_stopping.metric=reweight/loss",
+              "callback.early_stopping.patience=2", "callback.early_stopping.min_delta=100"])  # fmt: skip
+    before = outcome("a")
+    assert facts("a")["steps"] == 3
+    capsys.readouterr()
+    assert main(["resume", "a"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert outcome("a") == before
 
 
 def test_a_run_in_use_exits_with_6(capsys: pytest.CaptureFixture[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import logging
 import os
 import platform
@@ -21,6 +21,7 @@ from mlorun.errors import ConfigError, ResourceError
 from mlorun.run.atomic import point, remove_drafts, sync, write_bytes, write_json
 from mlorun.run.events import Result
 from mlorun.run.provenance import git_state
+from mlorun.run.record import read_result, read_run
 from mlorun.run.secrets import require_no_secret
 
 LONGEST_NAME = 100  # bytes
@@ -105,9 +106,15 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the run is complete."""
-        return self.result.exists() and self.facts().get("status") == "finished"
+    def final_result(self) -> dict[str, Any] | None:
+        """What result.json says of a run that is complete; None of any other."""
+        return read_result(self.result) if self.facts()["status"] == "finished" else None
+
+    @property
+    def is_config_edited(self) -> bool:
+        """Whether somebody else than a run has written config.yaml."""
+        configs = self.facts().get("configs", [])
+        return bool(configs) and _sha256(self.config.read_bytes()) not in configs
 
     @property
     def expects_checkpoints(self) -> bool:
@@ -149,6 +156,7 @@ class RunFolder:
         drift    what of that has changed since the attempt before
         """
         earlier = self.facts() if self.run.exists() else {}
+        configs = list(dict.fromkeys([*earlier.get("configs", []), _sha256(config.encode())]))
         started = _now()
         attempt = {
             "started": started,
@@ -161,6 +169,8 @@ class RunFolder:
             "drift": list(drift),
         }
         self.checkpoints.mkdir(exist_ok=True)
+        if earlier:
+            self.update(configs=configs)  # first: who is killed before the next line has not edited the file
         write_bytes(self.config, config.encode())
         write_json(
             self.run,
@@ -174,6 +184,7 @@ class RunFolder:
                 "precision": precision,
                 "origin": dict(origin),
                 "bitwise": not drift and earlier.get("bitwise", True),
+                "configs": configs,
                 "saves": earlier.get("saves", False),
                 "platform": platform.platform(),
                 "git": git_state(Path.cwd()),
@@ -203,9 +214,8 @@ class RunFolder:
         write_json(self.result, result.as_json())
 
     def facts(self) -> dict[str, Any]:
-        """run.json as it stands."""
-        facts: dict[str, Any] = json.loads(self.run.read_text(encoding="utf-8"))
-        return facts
+        """run.json as it stands. Raises ConfigError for one that is damaged."""
+        return read_run(self.run)
 
     def update(self, **fields: Any) -> None:
         """Change these fields of run.json, and keep the others."""
@@ -243,6 +253,10 @@ def require_name(name: str) -> None:
             seen=f"name={name}",
             fix=f"name={near or 'NAME'}: letters, digits, '-', '_' and '.', not starting with '.'",
         )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _run_id() -> str:

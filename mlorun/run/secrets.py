@@ -48,8 +48,8 @@ def require_no_secret(path: Path | str, where: str) -> None:
         )
 
 
-def _mask(node: DictConfig | ListConfig) -> None:
-    for key in list(node.keys()) if isinstance(node, DictConfig) else range(len(node)):
+def _mask(node: Any) -> None:
+    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
         value = node[key]
         if isinstance(value, DictConfig | ListConfig):
             _mask(value)
