@@ -20,7 +20,7 @@ from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError
 from mlorun.origin import drift, origin
-from mlorun.restart import Restart, load_weights
+from mlorun.restart import Restart
 from mlorun.run import endings, signals
 from mlorun.run.device import describe
 from mlorun.run.events import Logger, Result, RunFacts
@@ -28,6 +28,7 @@ from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from mlorun.run.log import buffered, log_to
 from mlorun.run.secrets import masked, masked_config
+from mlorun.weights import load_weights
 
 log = logging.getLogger("mlorun.run")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,11 @@ import pytest
 
 import mlorun
 from mlorun.cli import main
+from mlorun.errors import MlorunError
 from mlorun.run import checkpoint
 from mlorun.run.events import Result
 from mlorun.run.folder import RunFolder
+from tests.sweeps import tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SHORT = [
@@ -231,6 +234,42 @@ def test_a_run_that_stopped_early_is_finished(capsys: pytest.CaptureFixture[str]
     assert main(["resume", "a"]) == 0
     assert "finished already" in capsys.readouterr().out
     assert outcome("a") == before
+
+
+@pytest.mark.parametrize("forge", [{"format": 1}, {"engine": {}}, {"engine": {"problems": 3}}, {"metrics_bytes": None}])
+def test_a_checkpoint_with_the_right_hash_and_other_content_is_one_screen(
+    forge: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted("a", 5)
+    for path in checkpoint.saved(Path("a/checkpoints")):
+        content = {**checkpoint.load(path), **forge}
+        path.unlink()
+        checkpoint.save(
+            path.parent, checkpoint.step_of(path), {key: value for key, value in content.items() if value is not None}
+        )
+    assert main(["resume", "a"]) == 1
+    assert "checkpoint" in capsys.readouterr().err.splitlines()[0]
+    with pytest.raises(MlorunError):
+        mlorun.load("a")
+    if "engine" in forge:
+        assert main([*SHORT, "init_from=a"]) == 2
+        assert "holds no weights of problems" in capsys.readouterr().err
+
+
+def test_a_run_that_is_resumed_elsewhere_names_the_folder_of_its_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path)
+    assert main(["experiment=tiny"]) == 0
+    (run_folder,) = (tmp_path / "runs" / "tiny").glob("2*")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in [name for name in sys.modules if name.split(".")[0] == "recipes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    for command in (["resume", str(run_folder), "engine.train_iters=9"], ["rerun", str(run_folder)]):
+        assert main(command) == 2
+        assert f"the run began in {tmp_path}: start this command there" in capsys.readouterr().err
 
 
 def test_a_run_in_use_exits_with_6(capsys: pytest.CaptureFixture[str]) -> None:

@@ -49,7 +49,7 @@ def main(args: list[str]) -> int:
 
 def _resume_run(folder: Path, overrides: list[str]) -> int:
     from mlorun.config.compose import prepare
-    from mlorun.restart import Restart
+    from mlorun.restart import Restart, began_elsewhere
 
     prepare()
     home = RunFolder(folder)
@@ -63,7 +63,8 @@ def _resume_run(folder: Path, overrides: list[str]) -> int:
         return 0
     from mlorun.training import go_on
 
-    result = go_on(restart)
+    with began_elsewhere(home):
+        result = go_on(restart)
     if isinstance(result.error, MlorunError):
         show(result.error)
     return result.exit_code
