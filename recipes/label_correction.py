@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from mlorun import Metric, Problem
 
-from .classification import Classifier, accuracy
+from .classification import Classifier
+from .metrics import accuracy
 from .reweighting import Reweight as CleanLoss  # noqa: F401  both upper problems minimize it
 
 # images, given labels, rows of the table, right labels, which only metrics read
