@@ -315,6 +315,11 @@ class Engine:
             callback.on_evaluation(self, metrics)
 
     @property
+    def remarks(self) -> dict[str, str]:
+        """What a person must know of the run that is no metric: sentences, by what they are about."""
+        return {**self.reporter.remarks, **self.recorder.watch.remarks}
+
+    @property
     def newest_metrics(self) -> dict[str, float]:
         """The newest of every report and evaluation; `metric_steps` says of which step."""
         return dict(self._metrics)

@@ -33,6 +33,11 @@ class Trajectory:
         self.whole = inner_loop.whole
         self.first = inner_loop.first
 
+    @property
+    def end(self) -> Vector:
+        """theta_T, where the problem is; detached."""
+        return self._problem.point
+
     def __len__(self) -> int:
         return len(self.updates)
 

@@ -51,6 +51,10 @@ class FunctionalProgram:
         """From now on Python's and NumPy's generators are not replayed: no loss draws from them."""
         self._host = False
 
+    def keep_host_generators(self) -> None:
+        """From now on they are replayed: some loss may draw from them after all."""
+        self._host = True
+
     def theta(self, name: str) -> Vector:
         """The live trainable parameters of one problem."""
         return self._live[name]
@@ -117,6 +121,7 @@ class FunctionalProgram:
         if self._replaying:
             yield
             return
+        self._check_parameters()
         self._replaying = True
         state, step = self._generators(), self.clock.step
         modes = tuple(m.training for m in self._modules)
@@ -129,6 +134,19 @@ class FunctionalProgram:
             self.clock.step = step
             self._set_modes(modes)
             self._set_buffers(kept)
+
+    def _check_parameters(self) -> None:
+        """Raise GraphError where a module holds another parameter than it did at the start."""
+        for name, slots in self._slots.items():
+            for places, parameter in zip(slots, self._live[name], strict=True):
+                for table, key in places:
+                    if table.get(key) is not parameter:
+                        raise GraphError(
+                            f"the parameter {key!r} of {name}, of shape {tuple(parameter.shape)}, was replaced by "
+                            "another tensor after the start: the optimizer trains one that its loss does not read",
+                            where=f"problems.{name}.module",
+                            fix="write into it: with torch.no_grad(): parameter.copy_(...)",
+                        )
 
     @contextmanager
     def substituted(self, values: Values) -> Iterator[None]:

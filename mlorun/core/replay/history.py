@@ -22,6 +22,7 @@ class History:
     window          the micro-batches of the optimizer step under way
     last            the micro-batches of the last optimizer step
     before          the parameters before that step, where the estimator linearizes there
+    rates           the learning rates of that step, () for each parameter, where the estimator linearizes before it
     updates         the updates of the inner loop that are kept
     dropped         how many earlier ones of the same loop were let go
     tangents        what an estimator that propagates them made of the loop
@@ -32,6 +33,7 @@ class History:
     window: list[Snapshot] = field(default_factory=list)
     last: tuple[Snapshot, ...] = ()
     before: Vector | None = None
+    rates: Vector | None = None
     updates: list[RecordedUpdate] = field(default_factory=list)
     dropped: int = 0
     tangents: Any = None
@@ -68,6 +70,7 @@ class History:
             [],
             snapshots(self.last),
             None if self.before is None else _cast(dtype, self.before),
+            self.rates,
             [
                 replace(
                     update,
@@ -90,6 +93,7 @@ class History:
             "window": [one.pack() for one in self.window],
             "last": [one.pack() for one in self.last],
             "before": self.before,
+            "rates": self.rates,
             "updates": [_pack_update(update) for update in self.updates],
             "dropped": self.dropped,
         }
@@ -99,6 +103,7 @@ class History:
         self.window = [Snapshot.unpack(one) for one in packed["window"]]
         self.last = tuple(Snapshot.unpack(one) for one in packed["last"])
         self.before = None if packed["before"] is None else tuple(packed["before"])
+        self.rates = None if packed["rates"] is None else tuple(packed["rates"])
         self.updates = [_unpack_update(update) for update in packed["updates"]]
         self.dropped = packed["dropped"]
 
