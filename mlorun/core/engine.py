@@ -90,7 +90,7 @@ class Engine:
         self._check_owners()
         self._check_differentiated()
         self.program = FunctionalProgram(self.problems, device)
-        self.recorder = Recorder(self.program, self.graph, record_all=record_all)
+        self.recorder = Recorder(self.program, self.graph, record_all=record_all, rough=self.precision.name != "fp32")
         self.adjoint = Adjoint(self.graph, self.recorder.views)
         self.guard = Guard(self.recorder.views, self.adjoint, at_once=device.type == "cpu")
         at_once = device.type == "cpu"

@@ -91,8 +91,6 @@ class _Mode(TorchFunctionMode):
 
 def _tracked(x: Tensor) -> bool:
     """Whether a gradient flows through: to a leaf, or, under a transform of torch.func, to what the transform is of."""
-    if x.requires_grad or torch.compiler.is_compiling():  # which cannot trace what follows
-        return x.requires_grad
     while not x.requires_grad and is_functorch_wrapped_tensor(x):
         x = get_unwrapped(x)
     return x.requires_grad

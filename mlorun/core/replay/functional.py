@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -86,7 +87,7 @@ class FunctionalProgram:
         """
         problem = self.problems[name]
         total: Tensor | None = None
-        with self.substituted(values), torch.enable_grad(), self._without_autocast(), without_checkpointing():
+        with self.substituted(values), self._plain():
             for snapshot in snapshots:
                 batch = self.batch(name, snapshot)
                 self._enter(snapshot)
@@ -107,6 +108,12 @@ class FunctionalProgram:
         finally:
             for table, key, parameter in slots:
                 table[key] = parameter
+
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        """With gradients, and without autocast, recomputation and compiled graphs."""
+        with torch.enable_grad(), self._without_autocast(), without_checkpointing(), _without_compiling():
+            yield
 
     def _without_autocast(self) -> AbstractContextManager[Any]:
         kind = self.device.type
@@ -218,6 +225,14 @@ class FunctionalProgram:
                 if buffer is not None:
                     holders.setdefault(id(buffer), []).append((module._buffers, key))
         return tuple(tuple(slots) for slots in holders.values())
+
+
+def _without_compiling() -> AbstractContextManager[Any]:
+    """Inside, what torch.compile made runs as it was written: compiled graphs have first derivatives alone."""
+    # set_stance loads all of torch's compiler, which takes seconds: only where something has been compiled
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    compiled = dynamo is not None and bool(dynamo.counters["frames"])
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _same(one: GeneratorState, other: GeneratorState) -> bool:

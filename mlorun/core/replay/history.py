@@ -25,6 +25,7 @@ class History:
     rates           the learning rates of that step, () for each parameter, where the estimator linearizes before it
     updates         the updates of the inner loop that are kept
     dropped         how many earlier ones of the same loop were let go
+    rough           its steps run in lower precision than replays do
     tangents        what an estimator that propagates them made of the loop
     """
 
@@ -36,6 +37,7 @@ class History:
     rates: Vector | None = None
     updates: list[RecordedUpdate] = field(default_factory=list)
     dropped: int = 0
+    rough: bool = False
     tangents: Any = None
 
     @property
@@ -43,7 +45,7 @@ class History:
         """The kept updates, and which of them are to be differentiated."""
         steps = None if self.checkpointing is None else self.checkpointing.steps
         first = 0 if steps is None else max(0, len(self.updates) - steps)
-        return InnerLoop(tuple(self.updates), whole=self.dropped == 0, first=first)
+        return InnerLoop(tuple(self.updates), whole=self.dropped == 0, first=first, rough=self.rough)
 
     def restart(self) -> None:
         """Forget the inner loop."""
@@ -81,6 +83,7 @@ class History:
                 for update in self.updates
             ],
             self.dropped,
+            self.rough,
         )
 
     def pack(self) -> dict[str, Any]:

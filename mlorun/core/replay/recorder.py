@@ -26,15 +26,18 @@ class Recorder:
     """Owns the histories.
 
     record_all   record what any estimator could need: of inner loops, where the optimizer's step is known
+    rough        steps run in lower precision than replays do
     views        what estimators read the histories by
     watch        whether replays are what the steps were
     """
 
-    def __init__(self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False) -> None:
+    def __init__(
+        self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False, rough: bool = False
+    ) -> None:
         self.record_all = record_all
         self._program = program
         self._graph = graph
-        self._histories = {name: History() for name in graph.names}
+        self._histories = {name: History(rough=rough) for name in graph.names}
         self.views = Views(program, self._histories)
         self.watch = Watch(graph, self.views)
         self._recorded = frozenset(graph.differentiated)
@@ -154,7 +157,10 @@ class Recorder:
 
     def leave_out(self, name: str) -> None:
         """Call in place of `before_update` where the optimizer's step is left out: it is no part of the inner loop."""
-        self._histories[name].window = []
+        history = self._histories[name]
+        if not history.last:  # there is no step before: let the problems above meet what is not finite, too
+            history.last = tuple(history.window)
+        history.window = []
 
     def _copy(self, name: str) -> Vector:
         """The parameters of `name` as they are; one copy for as long as they stay so."""

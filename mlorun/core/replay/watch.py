@@ -14,8 +14,9 @@ from mlorun.hypergradient.vectors import Vector
 
 log = logging.getLogger("mlorun.core")
 
-# relative: a gradient evaluated again against the one that a step took; below so much of the first one nobody looks
-LARGEST_ERROR = 0.05
+# relative: a gradient evaluated again against the one that a step took, also in low precision; below so much of the
+# first one nobody looks
+LARGEST_ERROR, LARGEST_ROUGH_ERROR = 0.05, 0.3
 SOLVED = 1e-3
 
 
@@ -51,7 +52,8 @@ class Watch:
             return
         off = vectors.norm(vectors.add(taken, again, alpha=-1.0)).item()
         # where a problem is solved, little is left of a gradient but rounding
-        if size > SOLVED * self._first.setdefault(name, size) and off > LARGEST_ERROR * size:
+        largest = LARGEST_ROUGH_ERROR if self._views.history(name).rough else LARGEST_ERROR
+        if size > SOLVED * self._first.setdefault(name, size) and off > largest * size:
             # drawn from them, perhaps, for the first time
             self._views.program.keep_host_generators()
             self._say(

@@ -41,7 +41,7 @@ class Evolution(Hypergradient):
 
     def __call__(self, level: Level, v: Vector, carry: int | None) -> tuple[dict[str, Vector], int]:
         count = carry or 0
-        if carry is None:
+        if carry is None and not level.trajectory.rough:
             self._watch.look(level, _distance(level))
         draws = torch.Generator().manual_seed((self.seed * 1_000_003 + count) % 2**63)
         total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}

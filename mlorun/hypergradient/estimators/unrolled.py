@@ -56,7 +56,8 @@ class Unrolled(Hypergradient):
     def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
         differences = needs_differences(level, v) if carry is None else carry
         total, off = reverse(level.trajectory, v, store_segments=self._store_segments, differences=differences)
-        self._watch.look(level, off)
+        if not level.trajectory.rough:
+            self._watch.look(level, off)
         return total, differences
 
     def in_use(self, carry: Any) -> str:

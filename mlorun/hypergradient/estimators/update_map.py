@@ -41,7 +41,8 @@ class UpdateMap(Hypergradient):
         at = trajectory.recorded_iterate(t)
         learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
         pull_back = Pullback(trajectory, t, at, learned, differences=differences)
-        self._watch.look(level, pull_back.distance(trajectory.end))
+        if not trajectory.rough:
+            self._watch.look(level, pull_back.distance(trajectory.end))
         total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
         on_learned = {key: torch.zeros_like(x) for key, x in learned.items()}
         p = Iterate(v, tuple({} for _ in v))
