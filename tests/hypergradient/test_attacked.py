@@ -303,6 +303,23 @@ def test_a_compiled_module_is_differentiated_through(estimate: Any) -> None:
     assert torch.allclose(given(program(estimate(), Compiled, module=compiled, steps=steps)), truth, rtol=1e-6)
 
 
+def test_a_reference_in_float64_draws_the_random_numbers_of_the_program() -> None:
+    class Drawing(Low):
+        def training_step(self, batch: Any) -> Tensor:
+            t, lam = row(self), row(self.top)
+            draws = torch.rand_like(t), torch.randn(2, dtype=t.dtype), torch.empty_like(t).normal_()
+            return sum(torch.normal(draw, 1.0).square() @ t for draw in draws) + lam.sum()  # type: ignore[return-value]
+
+    engine = program(darts(0.01), Drawing, module=Row(THETA).float(), steps=1)
+    engine.problems["top"].module.float()
+    engine.run()
+    views, snapshots = engine.recorder.views, engine.recorder.views.history("low").last
+    own = views.loss("low", snapshots, {}).detach()
+    wide = views.to(torch.float64).loss("low", snapshots, {}).detach()
+    assert wide.dtype == torch.float64
+    assert float(wide) == pytest.approx(float(own), rel=1e-6)
+
+
 # named, with the size of the error
 
 
