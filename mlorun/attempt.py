@@ -101,7 +101,7 @@ class Attempt:
             error=error,
             stop_reason=engine.stop_reason,
             metric_steps={name: step for name, step in engine.metric_steps.items() if name in metrics},
-            warnings=tuple(remark for remark in (*engine.reporter.remarks.values(), self.rewinds.remark) if remark),
+            warnings=tuple(remark for remark in (*engine.remarks.values(), self.rewinds.remark) if remark),
         )
 
     def _run(self, listeners: Listeners) -> dict[str, float]:

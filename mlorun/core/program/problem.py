@@ -8,6 +8,7 @@ from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -59,6 +60,7 @@ class Problem(ABC):
         self.clock = Clock()
         self.artifact_sink: Callable[[str, Any, int], None] | None = None
         self._peers: dict[str, Problem] = {}
+        self.peers_read: set[str] = set()  # other problems that losses have named so far
         theta = tuple(self.trainable_parameters())
         if not theta:
             raise ConfigError(
@@ -67,8 +69,26 @@ class Problem(ABC):
                 seen=type(module).__name__,
                 fix="unfreeze some, or drop the problem",
             )
-        self.theta: Vector = theta  # inside a loss, what is put in place of them
+        for parameter in theta:
+            if is_lazy(parameter):
+                raise ConfigError(
+                    f"the module of {name} has lazy layers, whose parameters have no shape yet",
+                    where=f"problems.{name}.module",
+                    seen=type(module).__name__,
+                    fix="give the layers their sizes, or call the module once on a batch before",
+                )
         built = optimizer if isinstance(optimizer, Optimizer) else optimizer(theta)
+        # what the optimizer does not hold never moves: it is a constant, to hypergradients too
+        held = {id(parameter) for group in built.param_groups for parameter in group["params"]}
+        theta = tuple(parameter for parameter in theta if id(parameter) in held)
+        if not theta:
+            raise ConfigError(
+                f"the optimizer of {name} holds none of its trainable parameters",
+                where=f"problems.{name}.optimizer",
+                seen=type(built).__name__,
+                fix="build it from what trainable_parameters returns",
+            )
+        self.theta: Vector = theta  # inside a loss, what is put in place of them
         self.update = UpdateRule(
             theta,
             built,
@@ -166,7 +186,11 @@ class Problem(ABC):
         return {}
 
     def on_inner_loop_start(self) -> None:  # noqa: B027
-        """Before the first step of each inner loop, e.g. to start from an upper problem's weights."""
+        """Before the first step of each inner loop, e.g. to start from random weights; not where roll_back repeats it.
+
+        What it writes is a constant to a hypergradient: a start that upper problems decide belongs into
+        `initial_parameters`.
+        """
 
     def grad_callback(self) -> None:  # noqa: B027
         """After the gradient of every micro-batch has been added to `.grad`."""
@@ -229,6 +253,7 @@ class Problem(ABC):
         # reached only where normal lookup failed: the name of another problem, or a slip
         peers = self.__dict__.get("_peers", {})
         if name in peers:
+            self.peers_read.add(name)
             return peers[name]
         if name.startswith("_") or not peers:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
