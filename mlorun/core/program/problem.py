@@ -21,7 +21,7 @@ from mlorun.hypergradient.vectors import Vector
 
 # a () tensor, or a function that makes one, called only when somebody looks
 Metric = Tensor | Callable[[], Tensor]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
@@ -31,8 +31,8 @@ class Problem(ABC):
     Inside a loss, other problems are attributes by their names, and a problem called is its module called:
     `self.reweight(x)` is `self.reweight.module(x)`.
 
-    optimizer, scheduler   built objects, used as they are; or callables that take the trainable parameters, and the
-                           optimizer. A scheduler steps once an optimizer step.
+    optimizer, scheduler   built objects, used as they are; or callables that take what `parameter_groups` gives, and
+                           the optimizer. A scheduler steps once an optimizer step.
     stream                 endless batches; None where `get_batch` is overridden
     update_schedule        how often it steps
     gradient_clip          largest norm of the gradient at an optimizer step; None is no bound
@@ -68,7 +68,7 @@ class Problem(ABC):
                 fix="unfreeze some, or drop the problem",
             )
         self.theta: Vector = theta  # inside a loss, what is put in place of them
-        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(theta)
+        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(self.parameter_groups())
         self.update = UpdateRule(
             theta,
             built,
@@ -138,6 +138,12 @@ class Problem(ABC):
         """What this problem optimizes; by default every parameter of the module that requires a gradient."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
+    def parameter_groups(self) -> Iterable[nn.Parameter] | Iterable[dict[str, Any]]:
+        """What the optimizer is made of, as torch's take it: the trainable parameters, all in one group; or one mapping
+        for each group, `{"params": [...]}`, with the options that differ from the config's.
+        """
+        return self.trainable_parameters()
+
     def get_batch(self) -> Any:
         """The batch of the next step; by default the next one of the stream."""
         if self.stream is None:
@@ -158,7 +164,8 @@ class Problem(ABC):
         return None
 
     def optimizer_options(self) -> Mapping[str, Tensor]:
-        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, () each.
+        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, each () for
+        all parameters, or (groups,) with a number for each of `parameter_groups`.
 
         Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the
         optimizer has it. `unrolled`, `forward` and `evolution` differentiate through them.
@@ -218,7 +225,7 @@ class Problem(ABC):
 
     @final
     def learned_options(self) -> dict[str, Tensor]:
-        """What `optimizer_options` gives, () each. Raises ConfigError for what the optimizer cannot be given."""
+        """What `optimizer_options` gives, () or (groups,) each. Raises ConfigError for what the optimizer cannot take."""
         return checked_options(type(self).__name__, self.name, self.update, self.optimizer_options())
 
     @final
