@@ -225,7 +225,7 @@ class Problem(ABC):
 
     @final
     def learned_options(self) -> dict[str, Tensor]:
-        """What `optimizer_options` gives, () or (groups,) each. Raises ConfigError for what the optimizer cannot take."""
+        """What `optimizer_options` gives, () or (groups,) each. Raises ConfigError for what it cannot take."""
         return checked_options(type(self).__name__, self.name, self.update, self.optimizer_options())
 
     @final
