@@ -73,6 +73,9 @@ PROGRAMS: dict[str, list[str]] = {
         "experiment=maml_sinusoid", *SMALL[6:], "learner.unroll_steps=6", "learner.hypergradient=truncated",
         "learner.hypergradient.steps=2", "meta.evaluate_on=[]",
     ],
+    "learned rate of each layer": [
+        "experiment=learned_lr", *SMALL[5:], "classifier.unroll_steps=4", "classifier.module.sizes=[64,8,10]",
+    ],
     "roll back": [
         *SMALL, "classifier.unroll_steps=4", "classifier.roll_back=true", "classifier.module.sizes=[64,8,10]",
         "classifier.module.dropout=0.3",
@@ -103,7 +106,7 @@ PROGRAMS: dict[str, list[str]] = {
                  "classifier.hypergradient.solve.warm_start=true", "classifier.optimizer.lr=1e30"],
     "tasks of the recipe": [
         "experiment=maml_sinusoid", *SMALL[6:], "learner.unroll_steps=3", "meta.gradient_accumulation=2",
-        "meta.evaluate_on=[]", "data.train_tasks=7",
+        "meta.evaluate_on=[]", "data.train_tasks=7", "learner.batch_size=2",
     ],
 }  # fmt: skip
 
