@@ -24,6 +24,7 @@ from mlorun.data.batches import Split, on_device
 from mlorun.data.stream import stream
 from mlorun.errors import ConfigError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
+from mlorun.run.endings import place_in_recipe
 from mlorun.run.events import Logger
 from mlorun.run.generators import preserved
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
@@ -98,6 +99,12 @@ def _problem(
         **extra,
     )
     assert isinstance(built, Problem)
+    if "theta" not in vars(built):
+        raise ConfigError(
+            f"{type(built).__name__}.__init__ does not call that of Problem",
+            where=f"{where}._target_",
+            fix="take **kwargs in it, and begin with super().__init__(**kwargs)",
+        )
     return built
 
 
@@ -108,18 +115,18 @@ def _evaluations(problems: Mapping[str, Any], splits: Mapping[str, Split]) -> li
         Evaluation(
             problem=name,
             prefix=split if named.count(split) == 1 else f"{name}/{split}",
-            split=_split(name, split, splits),
+            split=_split(name, split, splits, key="evaluate_on"),
             batch_size=problems[name]["evaluation_batch_size"],
         )
         for name, split in wanted
     ]
 
 
-def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
+def _split(problem: str, split: str, splits: Mapping[str, Split], key: str = "split") -> Split:
     if split not in splits:
         raise ConfigError(
             f"{problem} wants the split {split!r}, which the data do not have",
-            where=f"problems.{problem}.split",
+            where=f"problems.{problem}.{key}",
             fix=did_you_mean(split, splits),
         )
     return splits[split]
@@ -139,7 +146,9 @@ def _at(where: str, node: Any = None) -> Iterator[None]:
             elif "." not in cause.where:
                 cause.where = f"{where}.{_path(node, cause.where) or cause.where}"
             raise cause  # noqa: B904 - the error around it adds nothing
-        raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
+        place = place_in_recipe(cause)
+        seen = type(cause).__name__ + (f" at {place}" if place else "")
+        raise ConfigError(_first_line(cause), where=where, seen=seen) from error
 
 
 def _path(node: Any, key: str) -> str | None:

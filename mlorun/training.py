@@ -62,9 +62,14 @@ def _train(
 ) -> Result:
     with buffered() as log_buffer:
         check(config)
-        engine = build(config)
-        loggers = make_loggers(config)
-        callbacks = [*make_callbacks(config), *callbacks]
+        try:
+            engine = build(config)
+            loggers = make_loggers(config)
+            callbacks = [*make_callbacks(config), *callbacks]
+        except Exception as error:
+            if endings.is_out_of_memory(error):
+                raise
+            raise endings.of_config(error) from error.__cause__
         broken: list[BaseException] = []
         try:
             engine.probe()

@@ -19,6 +19,7 @@ import json
 from pathlib import Path
 
 from mlorun.errors import ConfigError, MlorunError
+from mlorun.loggers.numbers import format_metric
 from mlorun.report import show
 from mlorun.run.find import find, is_sweep
 from mlorun.run.folder import RunFolder
@@ -59,7 +60,7 @@ def _resume_run(folder: Path, overrides: list[str]) -> int:
         result = json.loads(home.result.read_text(encoding="utf-8"))
         print(f"finished already: {folder}")
         for name, value in result["metrics"].items():
-            print(f"  {name}  {value}")
+            print(f"  {name}  {format_metric(name, float(value))}")
         return 0
     from mlorun.training import go_on
 

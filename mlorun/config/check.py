@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config import optimizer_defaults
+from mlorun.config import methods, optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.bounds import out_of_bounds
+from mlorun.config.explain import no_experiment
 from mlorun.config.locations import options
 from mlorun.config.places import Allowed
 from mlorun.config.recipes import make_recipes_importable
@@ -44,8 +46,7 @@ def check(config: DictConfig) -> None:
 
 def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if not config.problems:
-        experiments = ", ".join(options("experiment"))
-        yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
+        yield no_experiment()
         return
     # the checks below read every value
     resolve(config)
@@ -82,10 +83,13 @@ def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iter
     for key, value in further.items():
         yield from _below(value, f"{where}.{key}", Allowed.at("argument", trusted))
     try:
-        accepted = arguments(Allowed.at("problem", trusted).locate(node["_target_"], where))
+        kind = Allowed.at("problem", trusted).locate(node["_target_"], where)
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(kind):
+        yield from methods.faults(kind, f"{where}._target_")
+    accepted = arguments(kind)
     if accepted is not None:
         yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 

@@ -161,6 +161,9 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
 def _syntax(error: OverrideParseException) -> ConfigError:
     lines = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing override"))]
     fix = "key=value; +key=value adds a key, ~key removes one; quote brackets, braces and spaces from the shell"
+    if error.override and error.override.startswith("-"):
+        sweep = "; only a run is a sweep: mlorun -m OVERRIDES..." if error.override in ("-m", "--multirun") else ""
+        return ConfigError("a flag has no place here", where=error.override, fix=f"leave it out{sweep}")
     if "EQUAL" in str(error):
         fix = f"{error.override}=VALUE; a verb comes first: mlorun VERB OVERRIDES..."
     return ConfigError("an override cannot be read", where=error.override, seen=" ".join(lines), fix=fix)
@@ -173,7 +176,9 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     if file and file.startswith("experiment/") and key == "experiment":
         return lacks_first_line(f"configs/{file}.yaml")
     if isinstance(error, ValidationError):
-        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error))
+        return ConfigError(
+            f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error)
+        )
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
@@ -187,6 +192,8 @@ def _right(where: str | None, error: ValidationError) -> str | None:
     key, equals, value = (where or "").partition("=")
     if not equals or not value:
         return None
+    if "Cannot convert 'list' to string" in str(error) and value.count(",") == 0:
+        return f"{key}={value.strip('[]')}"
     if "is not a ListConfig, list or tuple" in str(error):
         return f"'{key}=[{value}]'"
     if "could not be converted to Integer" in str(error):
@@ -220,6 +227,9 @@ def _unknown_key(
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
+    if not before and name in problems:
+        fix = f"{name}.KEY=VALUE, {name}.optimizer=OPTION, or {name}.problem=OPTION in place of all of it"
+        return ConfigError(f"{name} is a problem", where=where, fix=fix)
     value = where.partition("=")[2] if where is not None and where in arguments else None
     deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
@@ -333,6 +343,13 @@ def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
         fix = f"choose one in the defaults list of the problem's option, /{group}@{group}: OPTION; or {fix}"
     message = f"configs/{file}.yaml overrides {group}@{package}, which nothing chooses before"
     return ConfigError(message, where=where, fix=fix)
+
+
+def no_experiment() -> ConfigError:
+    """A command needs the problems of an experiment, and names none."""
+    return ConfigError(
+        "no experiment was chosen", fix=f"mlorun experiment=NAME; known: {', '.join(options(EXPERIMENT))}"
+    )
 
 
 def lacks_first_line(where: str, seen: str | None = None) -> ConfigError:

@@ -152,10 +152,13 @@ class Engine:
     # the loop
 
     def probe(self) -> None:
-        """Evaluate every loss once and see that every declared edge is read. Leaves no trace. Raises GraphError."""
+        """Evaluate every loss once, and a batch of every evaluation, and see that every declared edge is read. Leaves
+        no trace. Raises GraphError or ConfigError."""
         with self._held_generators():
             if not probe(self.program, self.graph).draws_on_host:
                 self.program.leave_host_generators()
+            for evaluation in self.evaluations:
+                evaluation.probe(self.program)
         self._probed = True
 
     def run(self, emit: Emit = lambda event: None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:

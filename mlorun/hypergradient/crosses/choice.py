@@ -160,7 +160,7 @@ def _warn_of_stop_gradients(cross: CentralDifference, reference: Reference, leve
 
 def _not_available(missing: Exception) -> str:
     first_line = str(missing).split("\n")[0].split(". ")[0]
-    return f"is not available for this loss ({first_line})"
+    return f"is not available for this loss (torch: {first_line})"
 
 
 def _title(cross: Cross) -> str:
