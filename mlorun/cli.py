@@ -82,6 +82,8 @@ def _say_at_once() -> None:
         sys.stdout.flush()
 
 
+SLOW = ("check", "resume", "rerun", "verify")  # they wait for torch
+
 # words that other programs have for what mlorun does
 MEANT = {
     "list": "mlorun ls",
@@ -112,15 +114,17 @@ def _no_verb(first: str, rest: Sequence[str]) -> ConfigError:
 def _run(args: list[str]) -> int:
     first = args[0]
     if "=" in first or first[:1] in ("-", "+", "~"):
+        _say_at_once()
         if {"-m", "--multirun"} & {*args}:
             from mlorun.sweeps.processes import warm_up
 
             warm_up()
-        _say_at_once()
         from mlorun.commands.run import run
 
         return run(args)
     if first not in VERBS:
         raise _no_verb(first, args[1:])
+    if first in SLOW:
+        _say_at_once()
     verb: Callable[[list[str]], int] = import_module(f"mlorun.commands.{first}").main
     return verb(args[1:])

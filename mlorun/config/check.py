@@ -13,7 +13,7 @@ from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.bounds import out_of_bounds
 from mlorun.config.explain import no_experiment
 from mlorun.config.locations import options
-from mlorun.config.places import Allowed
+from mlorun.config.places import PLACES, Allowed
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
 from mlorun.config.schema import (
@@ -63,6 +63,14 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):
+        if "_target_" in plain[group]:
+            yield ConfigError(
+                f"a {group} stands under a name of its own",
+                where=group,
+                seen=f"_target_: {plain[group]['_target_']}",
+                fix=f"in its file, one level lower: NAME: {{_target_: {plain[group]['_target_']}}}",
+            )
+            continue
         for name, entry in plain[group].items():
             yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", Allowed.at(group, trusted))
     for name, node in plain["problems"].items():
@@ -128,6 +136,8 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(target) and allowed.place == PLACES["callback"]:
+        yield from methods.faults(target, f"{where}._target_")
     accepted = arguments(target)
     if accepted is None:
         return

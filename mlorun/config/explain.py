@@ -43,6 +43,12 @@ _THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegacon
 _OURS = Path(__file__).parents[1]
 _LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
+# what other programs call keys of mlorun
+OTHER_WORDS = {
+    **dict.fromkeys(("epochs", "steps", "max_steps", "iterations"), "engine.train_iters=N, counted in global steps"),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), "device=cuda, or device=auto"),
+    **dict.fromkeys(("output_dir", "out", "save_dir", "root"), "run.root=FOLDER"),
+}
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
 
@@ -188,20 +194,18 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
 
 
 def _right(where: str | None, error: ValidationError) -> str | None:
-    """The line to type where a list or an integer was meant."""
-    key, equals, value = (where or "").partition("=")
-    if not equals or not value:
+    """The line to type where a list, a text or a whole number was meant."""
+    key, _, value = (where or "").partition("=")
+    message = str(error)
+    if not value:
         return None
-    if "Cannot convert 'list' to string" in str(error) and value.count(",") == 0:
+    if "is not a ListConfig, list or tuple" in message:
+        return "a list stands in brackets: KEY: [VALUE]" if value.startswith("{") else f"'{key}=[{value}]'"
+    if "Cannot convert 'list' to string" in message and "," not in value:
         return f"{key}={value.strip('[]')}"
-    if "is not a ListConfig, list or tuple" in str(error):
-        return f"'{key}=[{value}]'"
-    if "could not be converted to Integer" in str(error):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}, a whole number"
+    if "could not be converted to Integer" in message and re.fullmatch(r"[-+\d.e]+", value):
+        number = float(value)
+        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}: a whole number"
     return None
 
 
@@ -230,6 +234,8 @@ def _unknown_key(
     if not before and name in problems:
         fix = f"{name}.KEY=VALUE, {name}.optimizer=OPTION, or {name}.problem=OPTION in place of all of it"
         return ConfigError(f"{name} is a problem", where=where, fix=fix)
+    if not before and name in OTHER_WORDS:
+        return ConfigError(f"there is no key {name!r}", where=where, fix=OTHER_WORDS[name])
     value = where.partition("=")[2] if where is not None and where in arguments else None
     deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)

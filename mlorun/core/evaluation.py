@@ -23,16 +23,17 @@ class Evaluation:
     split: Any
     batch_size: int
 
-    def probe(self, program: FunctionalProgram) -> None:
-        """Evaluate the first batch, which may be all there is. Raises ConfigError for what is no metric."""
+    def probe(self, program: FunctionalProgram) -> dict[str, float]:
+        """As `run` on the first batch, which may be all there is."""
         try:
-            self.run(program, first_only=True)
+            return self.run(program, first_only=True)
         except Exception as error:
             error.add_note(f"in the evaluation of {self.problem} on {self.prefix}")
             raise
 
     def run(self, program: FunctionalProgram, *, first_only: bool = False) -> dict[str, float]:
-        """Means over the samples of the split, and metrics of the whole of it, as numbers.
+        """Means over the samples of the split, and metrics of the whole of it, as numbers. Raises ConfigError for what
+        is no metric.
 
         first_only   of the first batch, and those of the whole only where that is all
         """
@@ -44,7 +45,8 @@ class Evaluation:
         with program.evaluating():
             for batch in ordered_batches(self.split, self.batch_size, program.device):
                 if first_only and count:
-                    return {}
+                    whole = {}
+                    break
                 size = batch_length(batch)
                 count += size
                 result = problem.evaluation_step(batch)
@@ -54,9 +56,10 @@ class Evaluation:
                 for key, value in metrics_of(result, f"{title}.evaluation_step").items():
                     part = _wide(value.to(program.device)) * size
                     totals[key] = totals[key] + part if key in totals else part
-            means = {key: total / count for key, total in totals.items()}
-            ended = problem.evaluation_end(_joined(collected) if collected else None)
-            whole = {} if ended is None else metrics_of(ended, f"{title}.evaluation_end")
+            else:
+                ended = problem.evaluation_end(_joined(collected) if collected else None)
+                whole = {} if ended is None else metrics_of(ended, f"{title}.evaluation_end")
+        means = {key: total / count for key, total in totals.items()}
         metrics = {**means, **{key: _wide(value.to(program.device)) for key, value in whole.items()}}
         if not metrics:
             return {}

@@ -30,9 +30,10 @@ REPEATS_TO = 1e-3  # relative; kernels of accelerators do not give the same bits
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe learned: whether some loss draws from Python's or NumPy's generators."""
+    """What a probe learned: whether some loss draws from Python's or NumPy's generators, and the names of metrics."""
 
     draws_on_host: bool
+    metrics: tuple[str, ...]
 
 
 def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
@@ -53,12 +54,13 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     before = _host_rng()
     known = {name: dict(problem.module.named_parameters()) for name, problem in program.problems.items()}
     drew = False
+    metrics: list[str] = []
     with program.replay():
         for problem in program.problems.values():
             batch = problem.get_batch()
             with taped() as draws:
                 loss, result = _loss(program, problem, batch)
-            metrics_of(result, f"{type(problem).__name__}.training_step")
+            metrics += [f"{problem.name}/{key}" for key in _metrics(problem, result)]
             if problem.name in graph.differentiated:
                 _check_repeats(program, problem, batch)
             if problem.name in graph.differentiated or graph.lowers[problem.name]:
@@ -71,7 +73,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
         stream = program.problems[name].stream
         assert stream is not None
         stream.load_state_dict(state)
-    return Probed(drew)
+    return Probed(drew, tuple(metrics))
 
 
 def _check_none_made(name: str, problem: Problem, known: Mapping[str, Tensor]) -> None:
@@ -157,6 +159,14 @@ def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> tuple[Ten
             fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
         )
     return loss, result
+
+
+def _metrics(problem: Problem, result: Tensor | Mapping[str, Metric]) -> list[str]:
+    """The names of metrics. Raises ConfigError for what is none; functions are not called."""
+    named = {"loss": result} if isinstance(result, Tensor) else result
+    made = {key: value for key, value in named.items() if not callable(value)}
+    metrics_of(made, f"{type(problem).__name__}.training_step")
+    return list(named)
 
 
 def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
