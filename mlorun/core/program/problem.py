@@ -231,7 +231,15 @@ class Problem(ABC):
         start = self.initial_parameters()
         if start is None:
             return None
-        start = tuple(start)
+        given = start
+        start = tuple(given) if isinstance(given, Iterable) else ()
+        if not isinstance(given, Iterable) or not all(isinstance(t, Tensor) for t in start):
+            raise ConfigError(
+                f"{type(self).__name__}.initial_parameters gives what is no tensors",
+                where=f"problems.{self.name}",
+                seen=repr(given)[:80],
+                fix="one tensor for each parameter, in order, e.g. self.meta.module.parameters(); None for no start",
+            )
         if [t.shape for t in start] != [p.shape for p in self.theta]:
             raise ConfigError(
                 f"{type(self).__name__}.initial_parameters does not fit {self.name}'s parameters",
