@@ -117,7 +117,7 @@ def test_the_loss_of_a_learned_mixture_has_weights_of_one_and_the_slope_of_the_e
 
 
 def test_the_corrupted_source_loses_its_weight_and_the_run_has_a_picture_of_it() -> None:
-    change = ["language_model.module.width=32", "mixture.optimizer.lr=0.1", "engine.train_iters=120"]
+    change = ["language_model.module.width=32", "engine.train_iters=120"]
     late = "language_model.warmup_steps=70"  # before, the model learns how often each byte comes: from both alike
     run = engine("transformer_reweighting", "data=grammar_text", *change, late)
     found = run.run()
