@@ -100,6 +100,15 @@ def test_sources_are_drawn_by_their_shares() -> None:
     assert counts[2] == 0 and abs(counts[0] - 1000) < 5 * 500**0.5  # five standard deviations
 
 
+def test_fixed_shares_are_one_for_each_source() -> None:
+    tiny = ["data=grammar_text", "data.length=16"]
+    batch = engine("transformer_reweighting_baseline", *tiny, "language_model.shares=[1,0]")
+    clean = {bytes(row.tolist()) for row in batch.problems["language_model"].stream.split[:, 0]}
+    assert all(bytes(row.tolist()) in clean for row in batch.problems["language_model"].get_batch())
+    with pytest.raises(ConfigError, match="a share for each source"):
+        engine("transformer_reweighting_baseline", *tiny)
+
+
 def test_the_loss_of_a_learned_mixture_has_weights_of_one_and_the_slope_of_the_expected_loss() -> None:
     run = engine("transformer_reweighting", *TINY)
     model, mixture = run.problems["language_model"], run.problems["mixture"]
