@@ -26,7 +26,7 @@ from mlorun.config.schema import (
     ProblemConfig,
     SweepConfig,
 )
-from mlorun.errors import ConfigError, did_you_mean, together
+from mlorun.errors import ConfigError, did_you_mean, nearest, said_once, together
 
 # keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -37,7 +37,7 @@ CALLED = ("optimizer", "scheduler")
 def check(config: DictConfig) -> None:
     """Raise ConfigErrors with every fault; a ConfigError where there is only one."""
     make_recipes_importable()
-    faults = list(_faults(config))
+    faults = said_once(_faults(config))
     if faults:
         raise together(faults)
 
@@ -142,7 +142,8 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
         passed = tuple(name for name in accepted.required if name not in given)
     elif positional and (first := next(iter(accepted.required), None)) and first not in given:
         message = f"{node['_target_']} needs {first!r}, which mlorun passes later"
-        yield ConfigError(message, where=where, fix=f"++{where}._partial_=true")
+        fix = f"_partial_: true beside the _target_ in its file, or ++{where}._partial_=true"
+        yield ConfigError(message, where=where, fix=fix)
         return
     yield from _bound(node["_target_"], accepted, given, where, passed=passed)
 
@@ -174,6 +175,12 @@ def _bound(
         elif key in passed or not accepted.open:
             known = [*free, *(name for name in others if not name.startswith("_"))]
             fix = did_you_mean(key, known) if known else f"drop it: {target} takes no arguments"
+            group = where.rpartition(".")[2]
+            if group in PLACED_GROUPS and nearest(key, known) is None:
+                fix += (
+                    f"; a new _target_ keeps the keys of the option before it: put it into configs/{group}/NAME.yaml, "
+                    f"and choose {where.removeprefix('problems.').rpartition('.')[0]}.{group}=NAME"
+                )
             yield ConfigError(f"{target} has no argument {key!r}", where=path, seen=f"{key}: {value!r}", fix=fix)
     for name in accepted.required:
         if name in free and name not in given:

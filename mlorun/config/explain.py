@@ -173,13 +173,29 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     if file and file.startswith("experiment/") and key == "experiment":
         return lacks_first_line(f"configs/{file}.yaml")
     if isinstance(error, ValidationError):
-        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message)
+        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error))
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     plain = OmegaConf.to_container(parent) if isinstance(parent, DictConfig) else None
     return _unknown_key(key, known, where, arguments, plain)
+
+
+def _right(where: str | None, error: ValidationError) -> str | None:
+    """The line to type where a list or an integer was meant."""
+    key, equals, value = (where or "").partition("=")
+    if not equals or not value:
+        return None
+    if "is not a ListConfig, list or tuple" in str(error):
+        return f"'{key}=[{value}]'"
+    if "could not be converted to Integer" in str(error):
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}, a whole number"
+    return None
 
 
 def _unknown_key(
@@ -238,6 +254,13 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
             where=next((word for word in arguments if word.startswith("experiment=")), None),
             seen=message if message == type(error).__name__ else f"{type(error).__name__}: {message}",
             fix="an entry of a defaults list is '- GROUP: OPTION', a word of a command KEY=VALUE; OPTION is one name",
+        )
+    if early := re.search(r"In (\S+): Override '(\S+) : ([^']*)' is defined before", text):
+        return ConfigError(
+            f"override {early[2]} stands before entries that add something",
+            where=f"the defaults list of configs/{early[1]}.yaml",
+            seen=f"- override /{early[2]}: {early[3]}",
+            fix="move that entry to the end of the list, after _self_",
         )
     if nothing := re.search(r"In '([^']+)': Could not override '([^'@]+)@([^']+)'\.", text):
         return _nothing_to_override(nothing[1], nothing[2], nothing[3])

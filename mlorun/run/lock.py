@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlorun.errors import FolderInUseError
+from mlorun.errors import ConfigError, FolderInUseError
 
 if os.name == "nt":
     import msvcrt
@@ -31,7 +32,7 @@ def locked(folder: Path) -> Iterator[None]:
     key = folder.resolve()
     if key in _held:
         raise _in_use(folder)
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    descriptor = _opened(folder)
     if not _take(descriptor):
         os.close(descriptor)
         raise _in_use(folder)
@@ -58,6 +59,20 @@ def is_locked(folder: Path) -> bool:
         return not _take(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _opened(folder: Path) -> int:
+    try:
+        return os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
+        raise ConfigError(
+            "the run folder cannot be written to",
+            where=str(folder),
+            seen=error.strerror,
+            fix="copy it to a place that can be written to, and resume it there",
+        ) from error
 
 
 def _take(descriptor: int) -> bool:

@@ -108,6 +108,21 @@ def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pyte
     assert "not finished (yours)" in output(capsys, "ls", "experiment")
 
 
+def test_ls_reads_no_more_of_a_file_than_a_config_may_have(
+    own_configs: Experiments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bomb = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '1'] * 9)}]" for n in range(60))
+    own_configs.raw("module/bomb.yaml", f"# about: unfolds\n{bomb}\n")
+    own_configs.raw("module/deep.yaml", "# about: is deep\na: " + "[" * 50_000)
+    own_configs.raw("module/large.yaml", "# about: is large\n" + "#" * 2_000_000)
+    (own_configs.folder / "module" / "folder.yaml").mkdir()
+    shown = output(capsys, "ls", "module")
+    assert "unfolds (yours)" in shown
+    assert "is deep (yours)" in shown
+    assert "is large" not in shown
+    assert "folder" not in shown
+
+
 def test_graph_refuses_counts_that_make_no_steps(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph", "experiment=mwn_digits", "classifier.unroll_steps=0"]) == 2
     assert "problems.classifier.unroll_steps must be at least 1" in capsys.readouterr().err
