@@ -43,7 +43,7 @@ def test_an_experiment_chooses_no_option_that_its_problems_choose_already(name: 
                 for chosen in defaults_list(options("experiment")[name])
                 if isinstance(chosen, dict) and next(iter(chosen)) == f"/problem@problems.{problem}"
             ]
-            own = composed([f"experiment={name}", f"{problem}.{part}={_own_choice(option, part)}"])
+            own = composed([f"experiment={name}", f"{part}@problems.{problem}.{part}={_own_choice(option, part)}"])
             assert own.problems[problem][part] != whole.problems[problem][part]
 
 
