@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -30,6 +31,8 @@ from mlorun.run import generators
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
 from mlorun.run.generators import GeneratorState, OwnGenerators
+
+log = logging.getLogger("mlorun.core")
 
 CPU = torch.device("cpu")
 
@@ -110,6 +113,7 @@ class Engine:
         self._actions_done = 0  # of the global step at hand
         self._metrics: dict[str, float] = {}  # the newest of every report and evaluation
         self.metric_steps: dict[str, int] = {}  # at which step each of them was
+        self.metric_names: tuple[str, ...] = ()  # what a probe has seen
         self._evaluated = -1  # the step of the last evaluation
         self._stop = False
         self._probed = False
@@ -152,10 +156,22 @@ class Engine:
     # the loop
 
     def probe(self) -> None:
-        """Evaluate every loss once and see that every declared edge is read. Leaves no trace. Raises GraphError."""
+        """Evaluate every loss once, and a batch of every evaluation, and see that every declared edge is read. Leaves
+        no trace. Raises GraphError or ConfigError."""
         with self._held_generators():
-            if not probe(self.program, self.graph).draws_on_host:
+            probed = probe(self.program, self.graph)
+            if not probed.draws_on_host:
                 self.program.leave_host_generators()
+            evaluated = [name for one in self.evaluations for name in one.probe(self.program)]
+        self.metric_names = (*probed.metrics, *evaluated)
+        updates = self.plan.updates(self.train_iters)
+        for name in self.graph.names if self.train_iters else ():
+            if not updates[name]:
+                log.warning(
+                    "%s takes no step in engine.train_iters=%s: see mlorun graph for the order of steps",
+                    name,
+                    f"{self.train_iters:,}",
+                )
         self._probed = True
 
     def run(self, emit: Emit = lambda event: None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
-from mlorun.core.program.problem import Problem, loss_of
+from mlorun.core.program.problem import Metric, Problem, loss_of, metrics_of
 from mlorun.core.program.update import L2
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recompute import reentrant_calls
@@ -34,9 +34,10 @@ REPEATS_TO = 1e-3  # relative; kernels of accelerators do not give the same bits
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe learned: whether some loss draws from Python's or NumPy's generators."""
+    """What a probe learned: whether some loss draws from Python's or NumPy's generators, and the names of metrics."""
 
     draws_on_host: bool
+    metrics: tuple[str, ...]
 
 
 def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
@@ -56,13 +57,15 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                 "belongs to the lower problem."
             )
     before = _host_rng()
+    known = {name: dict(problem.module.named_parameters()) for name, problem in program.problems.items()}
     drew = False
+    metrics: list[str] = []
     with program.replay():
         for problem in program.problems.values():
             batch = problem.get_batch()
             written = _versions(batch)
             with taped() as draws:
-                loss = _loss(program, problem, batch)
+                loss, result = _loss(program, problem, batch)
             if _versions(batch) != written and (problem.name in graph.differentiated or graph.lowers[problem.name]):
                 raise GraphError(
                     f"the loss of {problem.name} changes its batch in place, and an estimator that evaluates it again "
@@ -71,17 +74,31 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                     seen="an operation such as x.mul_(...) or x[...] = ...",
                     fix="write x = x * ...",
                 )
+            metrics += [f"{problem.name}/{key}" for key in _metrics(problem, result)]
             if problem.name in graph.differentiated:
                 _check_repeats(program, problem, batch)
             if problem.name in graph.differentiated or graph.lowers[problem.name]:
                 _check_replays(program, problem, batch)
             _check_edges(program, graph, problem, loss, _ways(problem, loss, draws))
             drew = drew or _host_rng() != before
+    for name, problem in program.problems.items():
+        _check_none_made(name, problem, known[name])
     for name, state in states.items():
         stream = program.problems[name].stream
         assert stream is not None
         stream.load_state_dict(state)
-    return Probed(drew)
+    return Probed(drew, tuple(metrics))
+
+
+def _check_none_made(name: str, problem: Problem, known: Mapping[str, Tensor]) -> None:
+    made = [key for key, _ in problem.module.named_parameters() if key not in known]
+    if made:
+        raise ConfigError(
+            f"the module of {name} made parameters when it was called, and nobody trains them",
+            where=f"problems.{name}.module",
+            seen=f"{', '.join(made[:4])} of {type(problem.module).__name__}",
+            fix="make them in __init__",
+        )
 
 
 def _check_size(program: FunctionalProgram, graph: ProblemGraph, name: str) -> None:
@@ -159,13 +176,15 @@ def _host_rng() -> tuple[object, bytes]:
     return random.getstate(), pickle.dumps(np.random.get_state())
 
 
-def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
+def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> tuple[Tensor, Tensor | Mapping[str, Metric]]:
+    """The loss of a step, and all that the step returned."""
     program.scratch_buffers()
     where = f"{type(problem).__name__}.training_step"
     hidden: list[str] = []
     with reentrant_calls(hidden.append):
         try:
-            loss = loss_of(problem.training_step(batch), problem.name)
+            result = problem.training_step(batch)
+            loss = loss_of(result, problem.name)
         except Exception as error:
             error.add_note(f"in the loss of {problem.name}")
             raise
@@ -190,7 +209,15 @@ def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> Tensor:
             where=where,
             fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
         )
-    return loss
+    return loss, result
+
+
+def _metrics(problem: Problem, result: Tensor | Mapping[str, Metric]) -> list[str]:
+    """The names of metrics. Raises ConfigError for what is none; functions are not called."""
+    named = {"loss": result} if isinstance(result, Tensor) else result
+    made = {key: value for key, value in named.items() if not callable(value)}
+    metrics_of(made, f"{type(problem).__name__}.training_step")
+    return list(named)
 
 
 def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
@@ -305,7 +332,7 @@ def _check_edges(
             )
         if not used:
             raise GraphError(
-                f"dependencies say {upper} -> {name}, but {title}.training_step never reads self.{upper}, "
+                f"dependencies say {upper} -> {name}, but {_unread(problem, upper)}, "
                 "so its hypergradient would be zero",
                 where=f"dependencies.u2l.{upper}: [{name}]",
                 fix=f"call self.{upper}(...) in the loss (outside any detach or no_grad), in initial_parameters or in "
@@ -321,11 +348,18 @@ def _check_edges(
         answers = graph.nodes_on_paths(lower)
         if not any(_reads(loss, program.problems[low]) for low in (lower, *answers)):
             raise GraphError(
-                f"dependencies say {lower} -> {name}, but {title}.training_step never reads self.{lower}, "
+                f"dependencies say {lower} -> {name}, but {_unread(problem, lower)}, "
                 f"so nothing would flow through {lower}'s optimum",
                 where=f"dependencies.l2u.{lower}: [{name}]",
                 fix=f"call self.{lower}(...) in the loss (outside any detach or no_grad), or drop the edge",
             )
+
+
+def _unread(problem: Problem, peer: str) -> str:
+    step = f"{type(problem).__name__}.training_step"
+    if peer in problem.peers_read:
+        return f"{step} reads self.{peer} where no gradient passes: under no_grad, detached, or beside the loss"
+    return f"{step} never reads self.{peer}"
 
 
 def _check_declared(program: FunctionalProgram, graph: ProblemGraph, problem: Problem, loss: Tensor) -> None:

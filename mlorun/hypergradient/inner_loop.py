@@ -14,7 +14,7 @@ from mlorun.hypergradient.vectors import Vector
 
 # parameters by problem
 Values = Mapping[str, Vector]
-# options of the optimizer that upper problems decide, by name: () tensors
+# options of the optimizer that upper problems decide, by name: (), or one number for each of its groups
 LearnedOptions = Mapping[str, Tensor]
 # one parameter group of an optimizer, its numbers possibly tensors with a graph
 Options = Mapping[str, Any]

@@ -53,7 +53,8 @@ class Trajectory:
         return self._problem.start(lam) if self.whole else None
 
     def learned_options(self, lam: Values) -> dict[str, Tensor]:
-        """The optimizer's options that upper problems decide, as functions of lam: () tensors by name.
+        """The optimizer's options that upper problems decide, as functions of lam, by name: ()
+        each, or one number for each parameter group.
 
         Raises ConfigError for an option that the optimizer's registered step does not know.
         """

@@ -575,7 +575,7 @@ REFUSED: dict[str, tuple[Callable[[], Engine], type[MlorunError], str]] = {
     "a lazy layer": (
         lambda: program(exact(), module=nn.LazyLinear(1)),
         ConfigError,
-        "lazy layers",
+        "without a shape",
     ),
     "a parameter frozen during the run": (lambda: program(exact(), Freezing), GraphError, "frozen after the start"),
     "a parameter replaced": (lambda: program(exact(), Replacing), GraphError, "was replaced by another tensor"),

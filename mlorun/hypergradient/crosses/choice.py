@@ -187,7 +187,7 @@ def _off(product: Vector, exact: Vector) -> tuple[float, float]:
 
 def _not_available(missing: Exception) -> str:
     first_line = str(missing).split("\n")[0].split(". ")[0]
-    return f"is not available for this loss ({first_line})"
+    return f"is not available for this loss (torch: {first_line})"
 
 
 def _title(cross: Cross) -> str:
