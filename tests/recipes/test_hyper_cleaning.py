@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 
 import mlorun
+from mlorun.core.program.problem import loss_of
 from mlorun.errors import DataError
 from tests.recipes.runs import DATA, engine, metrics, needs_mnist
 
@@ -49,9 +50,9 @@ def test_the_last_stage_trains_on_the_samples_kept_and_on_validation_alone() -> 
     def expected(kept: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(chosen(images[kept]), labels[kept])
 
-    assert torch.allclose(chosen.training_step(batch)["loss"], expected((rows < 100) | (rows >= 600)))
+    assert torch.allclose(loss_of(chosen.training_step(batch), "classifier"), expected((rows < 100) | (rows >= 600)))
     oracle.module.load_state_dict(chosen.module.state_dict())
-    assert torch.allclose(oracle.training_step(batch)["loss"], expected(labels == truth))
+    assert torch.allclose(loss_of(oracle.training_step(batch), "classifier"), expected(labels == truth))
 
 
 def test_a_cleaner_leaves_its_weights_and_an_absent_file_of_them_is_refused() -> None:
