@@ -550,6 +550,12 @@ def with_hook(theta: Any) -> Optimizer:
     return optimizer
 
 
+def hooked() -> nn.Module:
+    module = Row(THETA)
+    module.x.register_hook(lambda g: 2 * g)
+    return module
+
+
 def half_still(theta: Any) -> Optimizer:
     x, *rest = theta
     return SGD([{"params": [x]}, {"params": rest, "lr": 0.0}], lr=RATE)
@@ -588,6 +594,11 @@ REFUSED: dict[str, tuple[Callable[[], Engine], type[MlorunError], str]] = {
         lambda: program(unrolled(), optimizer=with_hook),
         ConfigError,
         "hooks of low's optimizer",
+    ),
+    "a hook on a parameter that is unrolled": (
+        lambda: program(unrolled(), module=hooked()),
+        ConfigError,
+        "hooks of low's parameters",
     ),
     "a group that never moves": (
         lambda: program(exact(), Embedding, module=nn.Bilinear(1, 1, 2), optimizer=half_still, top=Reads),
