@@ -18,7 +18,7 @@ from mlorun.hypergradient.inner_loop import Iterate, LearnedOptions, Options, St
 from mlorun.hypergradient.vectors import Vector
 
 # these add weight_decay * theta to the gradient unless their group says `decoupled_weight_decay`
-_L2 = (SGD, Adadelta, Adagrad, Adam, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop)
+L2 = (SGD, Adadelta, Adagrad, Adam, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop)
 
 
 @final
@@ -139,7 +139,7 @@ class UpdateRule:
 
         Decoupled decay (AdamW, Muon) shrinks the parameters beside the step: no objective has it as its gradient.
         """
-        if not isinstance(self.optimizer, _L2):
+        if not isinstance(self.optimizer, L2):
             return None
         values = self._by_parameter(
             lambda group: 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay", 0.0))
