@@ -60,9 +60,10 @@ class Job:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Job:
-        """As `as_json` wrote it. Raises KeyError and TypeError for anything else."""
+        """As `as_json` wrote it. Raises KeyError, TypeError and ValueError for anything else."""
         known = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**{**known, "overrides": tuple(map(str, known["overrides"]))})
+        # the number is the folder's name: of a stranger's record it may lead nowhere else
+        return cls(**{**known, "number": int(known["number"]), "overrides": tuple(map(str, known["overrides"]))})
 
     def seen_in(self, folder: Path) -> Job:
         """The job as the files in its folder have it; as it is, where they say nothing."""
@@ -70,8 +71,7 @@ class Job:
         record = _read(folder / RECORD)
         error = record.get("error", self.error)
         if not home.run.exists():
-            if "exit_code" in record:
-                code = int(record["exit_code"])
+            if isinstance(code := record.get("exit_code"), int):
                 return replace(self, status="refused" if code == 2 else "failed", exit_code=code, error=error)
             return replace(self, status="died") if self.status == "running" and not is_locked(folder) else self
         result = read_result(home.result)
