@@ -64,6 +64,16 @@ def together(faults: Sequence[ConfigError]) -> ConfigError:
     return faults[0] if len(faults) == 1 else ConfigErrors(faults)
 
 
+def said_once(faults: Iterable[ConfigError]) -> list[ConfigError]:
+    """Faults that differ in nothing but their places as one, with all places."""
+    kept: dict[tuple[str, str | None, str | None], ConfigError] = {}
+    for fault in faults:
+        first = kept.setdefault((fault.message, fault.seen, fault.fix), fault)
+        if first is not fault and fault.where is not None and fault.where != first.where:
+            first.where = f"{first.where}, {fault.where}"
+    return list(kept.values())
+
+
 def faults_in(error: ConfigError) -> tuple[ConfigError, ...]:
     """Every fault that an error stands for."""
     return error.faults if isinstance(error, ConfigErrors) else (error,)
