@@ -36,5 +36,10 @@ def faults(kind: type, where: str) -> Iterator[ConfigError]:
             )
 
 
+def of_base(kind: type, title: str) -> set[str]:
+    """The names that a base of this title gives to a class."""
+    return {name for base in kind.__mro__ if base.__name__ == title for name in vars(base) if name[0] != "_"}
+
+
 def _arguments(function: object) -> str:
     return f"({', '.join(inspect.signature(function).parameters)})"  # type: ignore[arg-type]

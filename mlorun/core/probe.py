@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
@@ -60,6 +61,12 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
             batch = problem.get_batch()
             with taped() as draws:
                 loss, result = _loss(program, problem, batch)
+            _check_state(problem)
+            if not torch.isfinite(loss.detach()).all():
+                number = float(loss.detach())
+                log.warning(
+                    f"the loss of {problem.name} is {number} on its first batch, before any step: see its data and its loss"
+                )
             metrics += [f"{problem.name}/{key}" for key in _metrics(problem, result)]
             if problem.name in graph.differentiated:
                 _check_repeats(program, problem, batch)
@@ -159,6 +166,17 @@ def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> tuple[Ten
             fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
         )
     return loss, result
+
+
+def _check_state(problem: Problem) -> None:
+    state = problem.state_dict()
+    if not isinstance(state, Mapping):
+        raise ConfigError(
+            f"{type(problem).__name__}.state_dict gives no mapping",
+            where=f"problems.{problem.name}",
+            seen=type(state).__name__,
+            fix="return a mapping of names to plain containers, numbers, texts and tensors",
+        )
 
 
 def _metrics(problem: Problem, result: Tensor | Mapping[str, Metric]) -> list[str]:
