@@ -63,9 +63,10 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                 loss, result = _loss(program, problem, batch)
             _check_state(problem)
             if not torch.isfinite(loss.detach()).all():
-                number = float(loss.detach())
                 log.warning(
-                    f"the loss of {problem.name} is {number} on its first batch, before any step: see its data and its loss"
+                    "the loss of %s is %s on its first batch, before any step: see its data and its loss",
+                    problem.name,
+                    float(loss.detach()),
                 )
             metrics += [f"{problem.name}/{key}" for key in _metrics(problem, result)]
             if problem.name in graph.differentiated:

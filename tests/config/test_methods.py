@@ -2,48 +2,50 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from typing import Any
 
 import pytest
 
+from mlorun import Callback, Problem
 from mlorun.config.methods import faults
 from mlorun.errors import ConfigError, said_once
 
 
-class Base(ABC):
-    @abstractmethod
-    def training_step(self, batch: Any) -> Any: ...
-
-    def on_report(self, engine: Any, metrics: Any) -> None:  # noqa: B027
-        """May be overridden."""
-
-
-class Right(Base):
+class Right(Problem):
     def training_step(self, batch: Any, *, scale: float = 1.0) -> Any: ...
 
-    def on_report(self, *given: Any) -> None: ...
+    def evaluation_end(self, *outputs: Any) -> Any: ...
 
-    def own(self) -> None: ...
+    def own(self, one: int) -> None: ...
 
 
-class Otherwise(Base):
+class Further(Right):
+    def own(self) -> None: ...  # type: ignore[override]
+
+
+class Otherwise(Problem):
     def train_step(self, batch: Any) -> Any: ...
 
-    def on_report(self, metrics: Any) -> None: ...
+    def evaluation_end(self) -> Any: ...  # type: ignore[override]
 
 
-class Lacks(Base): ...
+class Lacks(Problem): ...
+
+
+class Listens(Callback):
+    def on_report(self, metrics: Any) -> None: ...  # type: ignore[override]
 
 
 def test_a_class_with_all_methods_has_no_fault() -> None:
     assert list(faults(Right, "here")) == []
+    assert list(faults(Further, "here")) == []
 
 
 @pytest.mark.parametrize(
     ("kind", "fixes"),
     [
-        (Otherwise, ["train_step is to be called training_step", "def on_report(self, engine, metrics)"]),
+        (Otherwise, ["train_step is to be called training_step", "def evaluation_end(self, outputs)"]),
+        (Listens, ["def on_report(self, engine, metrics)"]),
         (Lacks, ["def training_step(self, batch): ..."]),
     ],
 )
