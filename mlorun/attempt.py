@@ -103,7 +103,7 @@ class Attempt:
             stop_reason=engine.stop_reason,
             metric_steps={name: step for name, step in engine.metric_steps.items() if name in metrics},
             evaluated=tuple(name for name in metrics if name.startswith(evaluations)),
-            warnings=tuple(remark for remark in (*engine.reporter.remarks.values(), self.rewinds.remark) if remark),
+            warnings=tuple(remark for remark in (*engine.remarks.values(), self.rewinds.remark) if remark),
         )
 
     def _run(self, listeners: Listeners) -> dict[str, float]:

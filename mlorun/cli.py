@@ -54,8 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mlorun {__version__}")
         return 0
+    from mlorun.run.secrets import masked
     from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, raising
 
+    # what a shell has put in is a reference again: no file and no screen shows it
+    args = [masked(text) if "=" in text else text for text in args]
     try:
         with raising():
             return _run(args)

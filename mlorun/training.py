@@ -20,13 +20,15 @@ from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError
 from mlorun.origin import drift, origin
-from mlorun.restart import Restart, load_weights
+from mlorun.restart import Restart
 from mlorun.run import endings, signals
 from mlorun.run.device import describe
 from mlorun.run.events import Logger, Result, RunFacts
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from mlorun.run.log import buffered, log_to
+from mlorun.run.secrets import masked, masked_config
+from mlorun.weights import load_weights
 
 log = logging.getLogger("mlorun.run")
 
@@ -114,17 +116,20 @@ def _attempted(
     rewinds = Rewinds(policy.rewinds if policy.policy == "rewind" else 0, policy.factor)
     callbacks = (rewinds, *callbacks)
     checkpoints = _checkpoints(config, home, callbacks)
+    overrides = tuple(map(masked, overrides))
     step = 0 if restart is None else restart.load(engine, checkpoints)
-    newest = restart or Restart(home, config, tuple(overrides))
+    newest = restart or Restart(home, config, overrides)
     now = origin(config, engine)
     changes = [] if restart is None else drift(home.facts().get("origin", {}), now)
+    if restart is not None and home.is_config_edited:
+        changes.append("config.yaml: edited since it was written")
     for change in changes:
         log.warning("not as before: %s. The run goes on, and is not bitwise what it would have been", change)
     with signals.watching(engine.stop, checkpoints.request) as received:
         home.begin(
             name=config.name,
-            config=OmegaConf.to_yaml(config, resolve=True),
-            argv=sys.argv,
+            config=OmegaConf.to_yaml(masked_config(config)),
+            argv=[masked(word) for word in sys.argv],
             overrides=overrides,
             origin=now,
             precision=config.precision,
@@ -136,7 +141,7 @@ def _attempted(
             folder=home.path,
             total_steps=engine.train_iters,
             device=describe(engine.device),
-            overrides=tuple(overrides),
+            overrides=overrides,
             position=lambda: engine.step_count,
         )
         load = partial(newest.load, engine, checkpoints)

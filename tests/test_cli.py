@@ -10,6 +10,8 @@ import pytest
 from mlorun.cli import VERBS, main
 from mlorun.config.locations import PRIMARY_DIR, configs_dir
 from mlorun.config.locations import options as options_of
+from mlorun.config.schema import PLACED_GROUPS
+from mlorun.config.shorthand import PROBLEM
 
 
 @pytest.fixture(autouse=True)
@@ -161,9 +163,10 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
 def test_every_option_composes_into_an_experiment(group: str) -> None:
     import mlorun
 
-    placed = group in ("module", "optimizer", "scheduler", "hypergradient", "problem")
+    place = "@problems.classifier" if group == PROBLEM else f"@problems.classifier.{group}"
     for option, path in options_of(group).items():
-        words = ["experiment=mwn_digits", f"{'classifier.' if placed else ''}{group}={option}"]
+        # written out: a short form takes another composition
+        words = ["experiment=mwn_digits", f"{group}{place if group in (PROBLEM, *PLACED_GROUPS) else ''}={option}"]
         try:
             mlorun.compose(words)
         except mlorun.ConfigError:

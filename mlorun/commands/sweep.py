@@ -26,6 +26,7 @@ from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.report import show
 from mlorun.run.folder import require_name
+from mlorun.run.secrets import require_no_secret
 from mlorun.sweeps.jobs import RECORD, Job, jobs_in
 from mlorun.sweeps.ledger import FILE, Ledger, exit_code
 from mlorun.sweeps.processes import share_of_cores
@@ -69,6 +70,7 @@ class TakeOver(Callback):
         try:
             if not OmegaConf.is_missing(config, "name"):
                 require_name(str(config.name))  # a part of the folder
+            require_no_secret(folder, "hydra.sweep.dir")
             _require_unused(folder)
             _require_numbers(config)
             require_bounds(config.sweep, SweepConfig, "sweep")

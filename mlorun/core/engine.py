@@ -93,7 +93,7 @@ class Engine:
         self._check_owners()
         self._check_differentiated()
         self.program = FunctionalProgram(self.problems, device)
-        self.recorder = Recorder(self.program, self.graph, record_all=record_all)
+        self.recorder = Recorder(self.program, self.graph, record_all=record_all, rough=self.precision.name != "fp32")
         self.adjoint = Adjoint(self.graph, self.recorder.views)
         self.guard = Guard(self.recorder.views, self.adjoint, at_once=device.type == "cpu")
         at_once = device.type == "cpu"
@@ -329,6 +329,11 @@ class Engine:
         self._evaluated = self.step_count
         for callback in callbacks:
             callback.on_evaluation(self, metrics)
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What a person must know of the run that is no metric: sentences, by what they are about."""
+        return {**self.reporter.remarks, **self.recorder.watch.remarks}
 
     @property
     def newest_metrics(self) -> dict[str, float]:

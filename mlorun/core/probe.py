@@ -15,13 +15,16 @@ from torch import Tensor
 
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Metric, Problem, loss_of, metrics_of
+from mlorun.core.program.update import L2
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recompute import reentrant_calls
+from mlorun.data.batches import map_tensors
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.draws import taped
-from mlorun.hypergradient.estimator import Channel
+from mlorun.hypergradient.estimator import Channel, Needs
 from mlorun.hypergradient.estimators.first_order import FirstOrder
+from mlorun.hypergradient.inner_loop import Values
 
 log = logging.getLogger("mlorun.core")
 
@@ -46,6 +49,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     for name in sorted(graph.differentiated):
         _check_size(program, graph, name)
         _check_nested(program, graph, name)
+        _check_optimum(program.problems[name])
     for name, problem in program.problems.items():
         if problem.hypergradient is not None and name not in graph.differentiated:
             log.warning(
@@ -59,6 +63,7 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
     with program.replay():
         for problem in program.problems.values():
             batch = problem.get_batch()
+            written = _versions(batch)
             with taped() as draws:
                 loss, result = _loss(program, problem, batch)
             _check_state(problem)
@@ -67,6 +72,14 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
                     "the loss of %s is %s on its first batch, before any step: see its data and its loss",
                     problem.name,
                     float(loss.detach()),
+                )
+            if _versions(batch) != written and (problem.name in graph.differentiated or graph.lowers[problem.name]):
+                raise GraphError(
+                    f"the loss of {problem.name} changes its batch in place, and an estimator that evaluates it again "
+                    "on that batch would see another one",
+                    where=f"{type(problem).__name__}.training_step",
+                    seen="an operation such as x.mul_(...) or x[...] = ...",
+                    fix="write x = x * ...",
                 )
             metrics += [f"{problem.name}/{key}" for key in _metrics(problem, result)]
             if problem.name in graph.differentiated:
@@ -127,6 +140,43 @@ def _check_nested(program: FunctionalProgram, graph: ProblemGraph, name: str) ->
                 fix=f"{low}.hypergradient=cg, or another implicit one; or {name}.hypergradient.nested=own_loss, which "
                 f"takes {low} for a constant",
             )
+
+
+def _check_optimum(problem: Problem) -> None:
+    """What an estimator that knows the lower problem by its loss alone does not see of where its updates settle."""
+    estimate = problem.hypergradient
+    if estimate is None or estimate.needs.answers == "constant" or not _by_loss_alone(estimate.needs):
+        return
+    groups = problem.optimizer.param_groups
+    # AdamW says it of itself; Muon decays in no other way
+    if not isinstance(problem.update.optimizer, L2) or any(group.get("decoupled_weight_decay") for group in groups):
+        decay = max(float(group.get("weight_decay", 0.0)) for group in groups)
+        if decay:
+            log.warning(
+                f"{problem.name}: the weight decay of {type(problem.optimizer).__name__} ({decay:g}) is that of no "
+                "objective, so its hypergradient leaves it out, and is off where the decay moves the optimum. In it: "
+                "weight decay of sgd or adam; hypergradient=unrolled"
+            )
+    rates = [float(group["lr"]) for group in groups if "lr" in group]
+    if problem.scheduler is None and 0.0 in rates and any(rates):
+        raise GraphError(
+            f"parameters of {problem.name} have a learning rate of 0: they never move, and a hypergradient would take "
+            "them for solved",
+            where=f"problems.{problem.name}.optimizer",
+            seen=f"rates {rates}",
+            fix="freeze them: requires_grad_(False), or leave them out of trainable_parameters",
+        )
+
+
+def _by_loss_alone(needs: Needs) -> bool:
+    return needs.inner_loop is None and not needs.tangents
+
+
+def _versions(batch: Any) -> list[int]:
+    """How often each tensor of a batch was written in place."""
+    versions: list[int] = []
+    map_tensors(lambda tensor: versions.append(tensor._version), batch)
+    return versions
 
 
 def _host_rng() -> tuple[object, bytes]:
@@ -203,7 +253,16 @@ def _check_repeats(program: FunctionalProgram, problem: Problem, batch: Any) -> 
 def _check_replays(program: FunctionalProgram, problem: Problem, batch: Any) -> None:
     """A hypergradient puts other tensors in place of parameters: the loss must read them where they are put."""
     values = {name: vectors.leaves(program.theta(name)) for name in program.problems}
+    flat = tuple(t for vector in values.values() for t in vector)
+    versions = [t._version for t in flat]
     loss = program.loss(problem.name, (program.snapshot(batch, None),), values)
+    if [t._version for t in flat] != versions:
+        raise GraphError(
+            f"the loss of {problem.name} writes parameters in place, so that evaluating it again changes them",
+            where=f"{type(problem).__name__}.training_step",
+            seen="e.g. nn.Embedding with max_norm",
+            fix="leave that out of the loss, e.g. into param_callback",
+        )
     with program.substituted(values):
         start = problem.checked_start()
         others = {
@@ -220,6 +279,26 @@ def _check_replays(program: FunctionalProgram, problem: Problem, batch: Any) -> 
                     seen="an attribute, a list or a closure with parameters in it",
                     fix=f"read them anew in {function}, from the module: self.module.weight, self.module.parameters()",
                 )
+    _check_kinds(problem, loss, values)
+
+
+def _check_kinds(problem: Problem, loss: Tensor, values: Values) -> None:
+    """A hypergradient is made of real, dense vectors."""
+    for name, theta in values.items():
+        if any(t.is_complex() for t in theta):
+            raise GraphError(
+                f"{name} has complex parameters, which hypergradients do not know",
+                where=f"problems.{name}.module",
+                fix="keep real and imaginary parts in one real parameter, and read it by torch.view_as_complex",
+            )
+    flat = tuple(t for theta in values.values() for t in theta)
+    if any(g is not None and g.layout != torch.strided for g in derivatives.partial_gradients(loss, flat)):
+        raise GraphError(
+            f"the loss of {problem.name} has sparse gradients, which hypergradients do not know",
+            where=f"problems.{problem.name}",
+            seen="an embedding with sparse=True",
+            fix="sparse=False",
+        )
 
 
 def _ways(problem: Problem, loss: Tensor, draws: Sequence[Tensor]) -> dict[Channel, tuple[Tensor, ...]]:

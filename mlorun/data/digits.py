@@ -11,7 +11,7 @@ from torch import Tensor
 
 from mlorun.data.balanced import balanced_split
 from mlorun.data.label_noise import Splits, noisy_splits
-from mlorun.data.long_tailed import long_tailed_split
+from mlorun.data.long_tailed import long_tailed_sets
 
 # of all 1797 images, with pixels of 0..16 scaled to 0..1
 MEAN, STD = 0.3053, 0.3760
@@ -32,18 +32,27 @@ def digits_balanced(*, seed: int, per_class: Mapping[str, int]) -> dict[str, tup
 
 
 def digits_long_tailed(
-    *, seed: int, imbalance_factor: float, head_size: int, balanced_per_class: int, test_per_class: int
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Disjoint splits `train` (long-tailed), `balanced` and `test` (equal classes), each (images, labels)."""
+    *,
+    seed: int,
+    imbalance_factor: float,
+    head_size: int,
+    balanced_per_class: int,
+    selection_per_class: int,
+    test_per_class: int,
+) -> Splits:
+    """Disjoint splits `train` (long-tailed), `balanced` and `test` (equal classes), each (images, labels); and those of
+    `long_tailed_sets`."""
     images, labels = load_digits()
-    rows = long_tailed_split(
+    return long_tailed_sets(
+        images,
         labels,
         seed=seed,
         imbalance_factor=imbalance_factor,
         head_size=head_size,
-        set_aside={"test": test_per_class, "balanced": balanced_per_class},
+        balanced_per_class=balanced_per_class,
+        selection_per_class=selection_per_class,
+        set_aside={"test": test_per_class},
     )
-    return {name: (images[rows[name]], labels[rows[name]]) for name in ("train", "balanced", "test")}
 
 
 def digits_noisy(

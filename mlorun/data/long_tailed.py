@@ -79,6 +79,37 @@ def long_tailed_split(
     return {name: torch.cat(rows).sort().values for name, rows in parts.items()}
 
 
+def long_tailed_sets(
+    images: Tensor,
+    labels: Tensor,
+    *,
+    seed: int,
+    imbalance_factor: float,
+    head_size: int,
+    balanced_per_class: int,
+    selection_per_class: int,
+    set_aside: Mapping[str, int],
+) -> dict[str, tuple[Tensor, ...]]:
+    """Disjoint splits `train` (long-tailed), `balanced` and every name of set_aside, each (images, labels). And
+
+    selection      so many of the balanced images per class, which `balanced` then lacks; not there if 0
+    union          all of train and balanced
+    marked_union   (images, labels, marks): the same, and which of them are of balanced
+    """
+    set_aside = {**set_aside, "balanced": balanced_per_class - selection_per_class}
+    if selection_per_class:
+        set_aside["selection"] = selection_per_class
+    rows = long_tailed_split(
+        labels, seed=seed, imbalance_factor=imbalance_factor, head_size=head_size, set_aside=set_aside
+    )
+    splits: dict[str, tuple[Tensor, ...]] = {
+        name: (images[rows[name]], labels[rows[name]]) for name in ("train", *set_aside)
+    }
+    both = tuple(torch.cat(pair) for pair in zip(splits["train"], splits["balanced"], strict=True))
+    marks = torch.arange(len(both[1])) >= len(rows["train"])
+    return {**splits, "union": both, "marked_union": (*both, marks)}
+
+
 def _check_room(counts: list[int], set_aside: Mapping[str, int]) -> None:
     """Every class must have one image more than is set aside."""
     reserved = sum(set_aside.values())

@@ -9,7 +9,7 @@ from pathlib import Path
 from torch import Tensor
 
 from mlorun.data.label_noise import Splits, noisy_splits
-from mlorun.data.long_tailed import long_tailed_split
+from mlorun.data.long_tailed import long_tailed_sets
 from mlorun.errors import DataError
 
 MEAN, STD = 0.1307, 0.3081
@@ -30,22 +30,27 @@ def mnist_long_tailed(
     imbalance_factor: float,
     head_size: int,
     balanced_per_class: int,
-) -> dict[str, tuple[Tensor, Tensor]]:
-    """Splits `train` (long-tailed), `balanced` (equal classes), `test` (all 10,000), each (images, labels).
+    selection_per_class: int,
+) -> Splits:
+    """Splits `train` (long-tailed), `balanced` (equal classes), `test` (all 10,000), each (images, labels); and
+    those of `long_tailed_sets`.
 
     Images (N, 1, 28, 28) float32, normalized; labels (N,) int64. `root` is the folder above torchvision's
     MNIST/raw. Raises DataError where the files are absent or damaged.
     """
     images, labels, test_images, test_labels = _read(Path(root).expanduser(), download)
-    rows = long_tailed_split(
+    splits = long_tailed_sets(
+        images,
         labels,
         seed=seed,
         imbalance_factor=imbalance_factor,
         head_size=head_size,
-        set_aside={"balanced": balanced_per_class},
+        balanced_per_class=balanced_per_class,
+        selection_per_class=selection_per_class,
+        set_aside={},
     )
-    splits = {name: (_normalized(images[rows[name]]), labels[rows[name]]) for name in ("train", "balanced")}
-    return {**splits, "test": (_normalized(test_images), test_labels)}
+    splits["test"] = (test_images, test_labels)
+    return {name: (_normalized(images), *rest) for name, (images, *rest) in splits.items()}
 
 
 def mnist_noisy(

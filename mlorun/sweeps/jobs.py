@@ -12,6 +12,7 @@ from typing import Any
 from mlorun.run.atomic import write_json
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import is_locked
+from mlorun.run.record import read_result
 
 RECORD = "job.json"  # in the folder of a job: its number, its overrides, and the error that ended it
 
@@ -76,8 +77,8 @@ class Job:
                 code = int(record["exit_code"])
                 return replace(self, status="refused" if code == 2 else "failed", exit_code=code, error=error)
             return replace(self, status="died") if self.status == "running" and not is_locked(folder) else self
-        result = _read(home.result)
-        if not result:
+        result = read_result(home.result)
+        if result is None:
             return replace(self, status="running" if is_locked(folder) else "died", exit_code=None, error=error)
         return replace(
             self,

@@ -32,6 +32,7 @@ from mlorun.hypergradient.solvers.indefinite import Minres, NormalConjugateGradi
 from mlorun.hypergradient.solvers.neumann import Neumann
 from mlorun.hypergradient.solvers.nystrom import Nystrom
 from mlorun.hypergradient.solvers.sama import Sama
+from mlorun.hypergradient.solvers.smoothed import Smoothed
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.solvers.warm_step import WarmStep
 from mlorun.verify.oracles import CASES, NESTED_CASES, Case, SolveOn, maml
@@ -107,6 +108,8 @@ SAMPLING = 3 * (9 / SAMPLES) ** 0.5
 ENTRIES: Mapping[str, Entry] = {
     "first_order": Entry(FirstOrder, nothing, bounds(1e-12, 1e-6)),
     "t1t2": Entry(implicit(lambda: Identity(1.0)), identity, bounds(1e-8, 1e-4)),
+    # the lower gradient vanishes in these cases: there is no direction to leave out
+    "smoothed": Entry(implicit(lambda: Smoothed(0.8, False)), identity, bounds(1e-8, 1e-4)),
     "darts": Entry(implicit(lambda: Identity(1.0), central), identity, bounds(1e-5, 1e-2)),
     "sama": Entry(implicit(Sama, central), by_lr, bounds(1e-5, 1e-2)),
     "neumann": Entry(implicit(lambda: Neumann(STEPS - 1, LR)), series(STEPS), bounds(1e-10, 1e-4)),

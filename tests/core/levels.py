@@ -49,4 +49,4 @@ class Shifted(Dataset[Any]):
 def shifted_digits(**kwargs: Any) -> Mapping[str, Any]:
     """The splits of `digits_long_tailed`, those for training as Datasets."""
     splits = digits_long_tailed(**kwargs)
-    return {name: split if name == "test" else Shifted(*split) for name, split in splits.items()}
+    return {name: Shifted(*split) if name in ("train", "balanced") else split for name, split in splits.items()}

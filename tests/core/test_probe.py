@@ -50,7 +50,8 @@ def engine(problem: type[Problem] = Own, module: nn.Module | None = None, **give
 @pytest.mark.parametrize("key", ["metrics", "evaluation", "whole"])
 def test_a_metric_that_is_no_number_is_refused_with_its_name(metric: Any, key: str) -> None:
     # of a split larger than a batch, the metrics of the whole are not known before
-    program = engine(**{key: {"phase": metric}})
+    given: Any = {key: {"phase": metric}}
+    program = engine(**given)
     with pytest.raises(ConfigError, match="a metric is one number") as fault:
         program.probe() if key != "whole" else program.evaluate()
     assert fault.value.where is not None and fault.value.where.endswith(": phase")

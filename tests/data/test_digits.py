@@ -14,7 +14,9 @@ import mlorun.data.digits
 from mlorun.data.digits import MEAN, STD, digits_long_tailed, load_digits
 from mlorun.errors import DataError
 
-DEFAULTS = {"imbalance_factor": 20, "head_size": 100, "balanced_per_class": 20, "test_per_class": 50}
+DEFAULTS = {
+    "imbalance_factor": 20, "head_size": 100, "balanced_per_class": 20, "selection_per_class": 0, "test_per_class": 50,
+}  # fmt: skip
 
 
 def test_the_file_holds_1797_images_of_eight_by_eight_and_their_labels() -> None:
@@ -48,20 +50,22 @@ def test_the_licence_note_lies_beside_the_file() -> None:
 
 def test_the_splits_have_the_sizes_asked_for() -> None:
     splits = digits_long_tailed(seed=0, **DEFAULTS)
-    counts = {name: torch.bincount(labels, minlength=10).tolist() for name, (_, labels) in splits.items()}
+    counts = {name: torch.bincount(split[1], minlength=10).tolist() for name, split in splits.items()}
     assert counts["balanced"] == [20] * 10
     assert counts["test"] == [50] * 10
     assert sorted(counts["train"], reverse=True) == [100, 71, 51, 36, 26, 18, 13, 9, 6, 5]
-    assert {name: len(images) for name, (images, _) in splits.items()} == {
+    assert {name: len(split[0]) for name, split in splits.items()} == {
         "train": 335,
         "balanced": 200,
         "test": 500,
+        "union": 535,
+        "marked_union": 535,
     }
 
 
 def test_no_image_is_in_two_splits() -> None:
     splits = digits_long_tailed(seed=0, **DEFAULTS)
-    everything = torch.cat([images for images, _ in splits.values()]).flatten(1)
+    everything = torch.cat([splits[name][0] for name in ("train", "balanced", "test")]).flatten(1)
     assert len(torch.unique(load_digits()[0].flatten(1), dim=0)) == 1797  # no two images are the same
     assert len(torch.unique(everything, dim=0)) == 335 + 200 + 500
 
@@ -69,7 +73,7 @@ def test_no_image_is_in_two_splits() -> None:
 def test_every_image_keeps_its_label() -> None:
     images, labels = load_digits()
     label_of = {image.numpy().tobytes(): int(label) for image, label in zip(images, labels, strict=True)}
-    for split_images, split_labels in digits_long_tailed(seed=3, **DEFAULTS).values():
+    for split_images, split_labels, *_ in digits_long_tailed(seed=3, **DEFAULTS).values():
         assert [label_of[image.numpy().tobytes()] for image in split_images] == split_labels.tolist()
 
 
@@ -98,3 +102,21 @@ def test_loading_imports_neither_torchvision_nor_scikit_learn() -> None:
         "sys.exit(bool({'torchvision', 'sklearn'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])
+
+
+def test_the_selection_split_is_taken_from_the_balanced_images_alone() -> None:
+    whole = digits_long_tailed(seed=0, **DEFAULTS)
+    halved = digits_long_tailed(seed=0, **{**DEFAULTS, "selection_per_class": 8})
+    assert torch.bincount(halved["balanced"][1]).tolist() == [12] * 10
+    assert torch.bincount(halved["selection"][1]).tolist() == [8] * 10
+    parts = torch.cat([halved["balanced"][0], halved["selection"][0]]).flatten(1)
+    assert torch.equal(torch.unique(parts, dim=0), torch.unique(whole["balanced"][0].flatten(1), dim=0))
+    assert all(torch.equal(halved[name][0], whole[name][0]) for name in ("train", "test"))
+
+
+def test_the_union_is_train_and_balanced_and_marks_say_which() -> None:
+    splits = digits_long_tailed(seed=0, **DEFAULTS)
+    images, labels, marks = splits["marked_union"]
+    assert torch.equal(images, splits["union"][0]) and torch.equal(labels, splits["union"][1])
+    for name, chosen in (("train", ~marks), ("balanced", marks)):
+        assert torch.equal(images[chosen], splits[name][0]) and torch.equal(labels[chosen], splits[name][1])

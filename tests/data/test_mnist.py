@@ -16,7 +16,9 @@ from torch import Tensor
 from mlorun.data.mnist import FILES, MEAN, STD, mnist_long_tailed
 from mlorun.errors import DataError
 
-DEFAULTS = {"download": False, "imbalance_factor": 100, "head_size": 5900, "balanced_per_class": 100}
+DEFAULTS = {
+    "download": False, "imbalance_factor": 100, "head_size": 5900, "balanced_per_class": 100, "selection_per_class": 0,
+}  # fmt: skip
 ROOT = os.environ.get("MLORUN_DATA", "data")
 
 needs_mnist = pytest.mark.skipif(
@@ -25,7 +27,7 @@ needs_mnist = pytest.mark.skipif(
 )
 
 
-def build(root: Path | str = ROOT, **changes: Any) -> dict[str, tuple[Tensor, Tensor]]:
+def build(root: Path | str = ROOT, **changes: Any) -> dict[str, tuple[Tensor, ...]]:
     return mnist_long_tailed(root=str(root), **{"seed": 0, **DEFAULTS, **changes})
 
 
@@ -55,11 +57,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 @needs_mnist
 def test_the_splits_are_the_tutorials() -> None:
     splits = build(seed=3)
-    counts = {name: torch.bincount(labels).tolist() for name, (_, labels) in splits.items()}
+    counts = {name: torch.bincount(split[1]).tolist() for name, split in splits.items()}
     assert sorted(counts["train"]) == [59, 98, 164, 273, 456, 762, 1271, 2120, 3536, 5900]
     assert counts["balanced"] == [100] * 10
     assert counts["test"] == [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-    for images, labels in splits.values():
+    for images, labels, *_ in splits.values():
         assert images.shape == (len(labels), 1, 28, 28) and images.dtype == torch.float32
         assert labels.dtype == torch.int64
 

@@ -24,6 +24,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mlorun.run import checkpoint
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import is_locked
 from tests.reliability.processes import attempt, exit_code, forked, outcome, prepare, programs, resume, start
@@ -93,7 +94,8 @@ SIGNALS = {
 
 
 def signalled(name: str, config: Any, home: Path, count: int, draw: random.Random) -> dict[str, list[str]]:
-    """Faults by signal: another exit code, a run that still says running, or one that does not end in the same bits."""
+    """Faults by signal: another exit code, a run that still says running, a step that was done and not saved after the
+    first signal, or a run that does not end in the same bits when it is resumed."""
     whole = home / "whole"
     begin = time.monotonic()
     assert exit_code(forked(lambda: start(config, whole))) == 0
@@ -123,9 +125,21 @@ def signalled(name: str, config: Any, home: Path, count: int, draw: random.Rando
                 faults[kind].append(f"exit code {code}")
             if status == "running" and len(numbers) == 1:
                 faults[kind].append("still says running")
+            if status in ("preempted", "interrupted") and len(numbers) == 1 and newest(folder) != steps(folder):
+                faults[kind].append(f"{folder.name}: {steps(folder)} steps done, {newest(folder)} saved")
             if exit_code(forked(lambda: resume(folder))) != 0 or outcome(folder) != expected:  # noqa: B023
                 faults[kind].append(f"{folder.name} does not end in the same bits")
     return faults
+
+
+def steps(folder: Path) -> int:
+    """That a run has done, as it says itself."""
+    return int(RunFolder(folder).facts()["steps"])
+
+
+def newest(folder: Path) -> int:
+    """The step of its newest checkpoint."""
+    return checkpoint.step_of(checkpoint.saved(RunFolder(folder).checkpoints)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -23,7 +23,7 @@ from mlorun.hypergradient.vectors import Vector
 
 # a () tensor, or a function that makes one, called only when somebody looks
 Metric = Tensor | Callable[[], Tensor]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
@@ -33,8 +33,8 @@ class Problem(ABC):
     Inside a loss, other problems are attributes by their names, and a problem called is its module called:
     `self.reweight(x)` is `self.reweight.module(x)`.
 
-    optimizer, scheduler   built objects, used as they are; or callables that take the trainable parameters, and the
-                           optimizer. A scheduler steps once an optimizer step.
+    optimizer, scheduler   built objects, used as they are; or callables that take what `parameter_groups` gives, and
+                           the optimizer. A scheduler steps once an optimizer step.
     stream                 endless batches; None where `get_batch` is overridden
     update_schedule        how often it steps
     gradient_clip          largest norm of the gradient at an optimizer step; None is no bound
@@ -70,8 +70,18 @@ class Problem(ABC):
                 seen=type(module).__name__,
                 fix="unfreeze some, or drop the problem",
             )
+        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(self.parameter_groups())
+        # what the optimizer does not hold never moves: it is a constant, to hypergradients too
+        held = {id(parameter) for group in built.param_groups for parameter in group["params"]}
+        theta = tuple(parameter for parameter in theta if id(parameter) in held)
+        if not theta:
+            raise ConfigError(
+                f"the optimizer of {name} holds none of its trainable parameters",
+                where=f"problems.{name}.optimizer",
+                seen=type(built).__name__,
+                fix="build it from what parameter_groups returns",
+            )
         self.theta: Vector = theta  # inside a loss, what is put in place of them
-        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(theta)
         self.update = UpdateRule(
             theta,
             built,
@@ -164,6 +174,12 @@ class Problem(ABC):
         """What this problem optimizes; by default every parameter of the module that requires a gradient."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
+    def parameter_groups(self) -> Iterable[nn.Parameter] | Iterable[dict[str, Any]]:
+        """What the optimizer is made of, as torch's take it: the trainable parameters, all in one group; or one mapping
+        for each group, `{"params": [...]}`, with the options that differ from the config's.
+        """
+        return self.trainable_parameters()
+
     def get_batch(self) -> Any:
         """The batch of the next step; by default the next one of the stream."""
         if self.stream is None:
@@ -184,7 +200,8 @@ class Problem(ABC):
         return None
 
     def optimizer_options(self) -> Mapping[str, Tensor]:
-        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, () each.
+        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, each () for
+        all parameters, or (groups,) with a number for each of `parameter_groups`.
 
         Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the
         optimizer has it. `unrolled`, `forward` and `evolution` differentiate through them.
@@ -192,7 +209,11 @@ class Problem(ABC):
         return {}
 
     def on_inner_loop_start(self) -> None:  # noqa: B027
-        """Before the first step of each inner loop, e.g. to start from an upper problem's weights."""
+        """Before the first step of each inner loop, e.g. to start from random weights; not where roll_back repeats it.
+
+        What it writes is a constant to a hypergradient: a start that upper problems decide belongs into
+        `initial_parameters`.
+        """
 
     def grad_callback(self) -> None:  # noqa: B027
         """After the gradient of every micro-batch has been added to `.grad`."""
@@ -252,7 +273,7 @@ class Problem(ABC):
 
     @final
     def learned_options(self) -> dict[str, Tensor]:
-        """What `optimizer_options` gives, () each. Raises ConfigError for what the optimizer cannot be given."""
+        """What `optimizer_options` gives, () or (groups,) each. Raises ConfigError for what it cannot take."""
         return checked_options(type(self).__name__, self.name, self.update, self.optimizer_options())
 
     @final

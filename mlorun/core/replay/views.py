@@ -50,7 +50,9 @@ class Views:
     def last_step(self, name: str, dtype: torch.dtype, *, constants: bool) -> Views:
         """As `to`, with the history of the last step of `name` alone."""
         history = self._histories[name]
-        return self._as(dtype, {name: History(last=history.last, before=history.before)}, constants)
+        return self._as(
+            dtype, {name: History(last=history.last, before=history.before, rates=history.rates)}, constants
+        )
 
     def _as(self, dtype: torch.dtype, histories: Mapping[str, History], constants: bool) -> Views:
         program = self.program
@@ -156,6 +158,10 @@ class ProblemView:
     @property
     def point(self) -> Vector:
         return self.views.history(self.name).before or vectors.detach(self.views.theta(self.name))
+
+    @property
+    def learning_rates(self) -> tuple[Tensor, ...]:
+        return self.views.history(self.name).rates or self.update.learning_rates
 
     def loss(self, values: Values) -> Tensor:
         return self.views.loss(self.name, self.views.history(self.name).last, values)
