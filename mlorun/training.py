@@ -64,12 +64,18 @@ def _train(
 ) -> Result:
     with buffered() as log_buffer:
         check(config)
-        engine = build(config)
-        loggers = make_loggers(config)
-        callbacks = [*make_callbacks(config), *callbacks]
+        try:
+            engine = build(config)
+            loggers = make_loggers(config)
+            callbacks = [*make_callbacks(config), *callbacks]
+        except Exception as error:
+            if endings.is_out_of_memory(error):
+                raise
+            raise endings.of_config(error) from error.__cause__
         broken: list[BaseException] = []
         try:
             engine.probe()
+            require_callbacks(config, engine, callbacks)
             if config.init_from is not None and restart is None:
                 load_weights(engine, config.init_from)
         except ConfigError:
@@ -143,17 +149,30 @@ def _attempted(
         return attempt.result(loggers, facts, started)
 
 
+def require_callbacks(config: DictConfig, engine: Engine, callbacks: Sequence[Callback]) -> None:
+    """Raise ConfigError where the program lacks what a callback, or checkpoint.metric, needs. After a probe."""
+    watch = _watch(config)
+    if watch is not None:
+        watch.require(engine)
+    for callback in callbacks:
+        callback.check(engine)
+
+
+def _watch(config: DictConfig) -> Watch | None:
+    wanted = config.checkpoint
+    if wanted.metric is None:
+        return None
+    return Watch(wanted.metric, wanted.mode, "checkpoint.metric", "keep the best checkpoint by")
+
+
 def _checkpoints(config: DictConfig, home: RunFolder, callbacks: Sequence[Callback]) -> Checkpoints:
     wanted = config.checkpoint
-    watch = None
-    if wanted.metric is not None:
-        watch = Watch(wanted.metric, wanted.mode, "checkpoint.metric", "keep the best checkpoint by")
     return Checkpoints(
         home.checkpoints,
         home.metrics,
         When(wanted.every, wanted.seconds, wanted.keep),
         callbacks,
-        watch,
+        _watch(config),
         wanted.keep_best,
         home.expect_checkpoints,
     )

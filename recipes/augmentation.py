@@ -23,6 +23,11 @@ from .metrics import accuracy
 MarkedBatch = tuple[Tensor, Tensor, Tensor]
 
 
+def as_often(column: Tensor, outputs: Tensor) -> Tensor:
+    """The column of a batch (B,), repeated for deformations that give several images of each, (len(outputs),)."""
+    return column.repeat(len(outputs) // len(column))
+
+
 class AugmentedClassifier(AdjustedClassifier):
     """Lower: cross entropy of logits + log prior, on images that the problem `augmentation` deforms."""
 
@@ -30,7 +35,8 @@ class AugmentedClassifier(AdjustedClassifier):
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         images, labels = batch
-        return super().training_step((self.augmentation(images), labels))
+        deformed = self.augmentation(images)
+        return super().training_step((deformed, as_often(labels, deformed)))
 
 
 class JoinedClassifier(AugmentedClassifier):
@@ -48,6 +54,7 @@ class JoinedClassifier(AugmentedClassifier):
     def training_step(self, batch: MarkedBatch) -> Mapping[str, Metric]:  # type: ignore[override]
         images, labels, marks = batch
         outputs = self(self.augmentation(images))
+        labels, marks = as_often(labels, outputs), as_often(marks, outputs)
         prior = self.log_prior if self.joined else self.first_prior
         losses = F.cross_entropy(outputs + prior, labels, reduction="none")
         weights = torch.ones_like(losses) if self.joined else (~marks).to(losses.dtype)
@@ -109,7 +116,7 @@ class Augmentation(Problem):
         """Save six balanced images, each as it is and seven times deformed."""
         assert self.stream is not None
         images = self.stream.at({"epoch": 0, "position": 0})[0][:6]
-        rows = [images, *(self.module(images) for _ in range(7))]
+        rows = [images, *(self.module(images)[: len(images)] for _ in range(7))]
         low, high = images.min(), images.max()
         self.save_artifact("deformed", (torch.cat(rows) - low) / (high - low))
 

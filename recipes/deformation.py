@@ -28,6 +28,8 @@ class Deformation(nn.Module):
     shift, affine, elastic   where the sizes of each kind start, in pixels; 0 leaves the kind out
     slope     sigma of a cosine field is elastic (frequency / lowest frequency)^-slope
     tied      the parameters are log shift, log affine, log elastic and slope; otherwise every log sigma_k
+    pairs     each image comes twice, by noise and by -noise. To first order in sigma a deformation changes a loss by a
+              term of mean zero; in pairs it cancels, and the derivative in log sigma has much less noise
     """
 
     fields: Tensor
@@ -35,7 +37,9 @@ class Deformation(nn.Module):
     octaves: Tensor
     grid: Tensor
 
-    def __init__(self, pixels: int, shift: float, affine: float, elastic: float, slope: float, tied: bool) -> None:
+    def __init__(
+        self, pixels: int, shift: float, affine: float, elastic: float, slope: float, tied: bool, pairs: bool
+    ) -> None:
         super().__init__()
         starts = {"shift": shift, "affine": affine, "elastic": elastic}
         for name, start in starts.items():
@@ -54,6 +58,7 @@ class Deformation(nn.Module):
             [*starts.values()]
         ).log()  # of size 0: -inf, whose exponential and its derivative are 0
         self.tied = tied
+        self.pairs = pairs
         self.pixels = pixels
         if tied:
             self.log_sizes = nn.Parameter(log_sizes)
@@ -72,9 +77,11 @@ class Deformation(nn.Module):
         return self.sizes()[self.kinds == kind].square().sum().sqrt()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images (B, C, pixels, pixels), each deformed by a draw of its own."""
+        """Images (B, C, pixels, pixels), each deformed by a draw of its own; in pairs (2 B, ...), first by +noise."""
         # drawn in float32 always, so that a replay in double sees the same noise
         noise = torch.randn(len(images), len(self.fields), device=images.device).to(images.dtype)
+        if self.pairs:
+            images, noise = torch.cat([images, images]), torch.cat([noise, -noise])
         moved = self.grid + (noise * self.sizes()) @ self.fields
         grid = moved.view(len(images), self.pixels, self.pixels, 2)
         return F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlorun import Metric, Problem
+from mlorun.errors import ConfigError
 
 # told apart by readers who do not see red and green (Okabe & Ito 2008)
 COLOURS = ((0.00, 0.45, 0.70), (0.90, 0.62, 0.00), (0.00, 0.62, 0.45), (0.80, 0.47, 0.65), (0.34, 0.71, 0.91))
@@ -58,12 +59,18 @@ class LanguageModel(Problem):
 class FixedMixture(LanguageModel):
     """A language model on sources in shares that stay as they are.
 
-    shares   one number for each source, in the data's order; what counts is their ratio
+    shares   a number for each of the data's sources, in order; what counts is their ratio
     """
 
-    def __init__(self, *, shares: Sequence[float], **problem: Any) -> None:
+    def __init__(self, *, shares: Sequence[float], sources: Sequence[str], **problem: Any) -> None:
         super().__init__(**problem)
-        self.shares = torch.tensor(shares)
+        if len(shares) != len(sources) or min(shares) < 0 or sum(shares) <= 0:
+            raise ConfigError(
+                "there is a share for each source, at least 0, and not all of them are 0",
+                where=f"problems.{self.name}.shares",
+                seen=f"{list(shares)} for {', '.join(sources)}",
+            )
+        self.shares = torch.tensor(shares, dtype=torch.float32)
 
     def get_batch(self) -> Tensor:
         rows = super().get_batch()

@@ -18,6 +18,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from mlorun.errors import ConfigError, MlorunError
+from mlorun.loggers.numbers import format_metric
 from mlorun.report import show
 from mlorun.run.find import find, is_sweep
 from mlorun.run.folder import RunFolder
@@ -59,7 +60,7 @@ def _resume_run(folder: Path, overrides: list[str]) -> int:
     if done is not None and not (more and restart.config.engine.train_iters > done["steps"]):
         print(f"finished already: {folder}")
         for name, value in done["metrics"].items():
-            print(f"  {name}  {value}")
+            print(f"  {name}  {format_metric(name, float(value))}")
         return 0
     from mlorun.training import go_on
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config import optimizer_defaults
+from mlorun.config import methods, optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.bounds import out_of_bounds
+from mlorun.config.explain import no_experiment
 from mlorun.config.locations import options
-from mlorun.config.places import Allowed
+from mlorun.config.places import PLACES, Allowed
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
 from mlorun.config.schema import (
@@ -44,8 +47,7 @@ def check(config: DictConfig) -> None:
 
 def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if not config.problems:
-        experiments = ", ".join(options("experiment"))
-        yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
+        yield no_experiment()
         return
     # the checks below read every value
     resolve(config)
@@ -62,6 +64,14 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):
+        if "_target_" in plain[group]:
+            yield ConfigError(
+                f"a {group} stands under a name of its own",
+                where=group,
+                seen=f"_target_: {plain[group]['_target_']}",
+                fix=f"in its file, one level lower: NAME: {{_target_: {plain[group]['_target_']}}}",
+            )
+            continue
         for name, entry in plain[group].items():
             yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", Allowed.at(group, trusted))
     for name, node in plain["problems"].items():
@@ -70,7 +80,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
 
 def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
-    if not name.isidentifier():
+    if not name.isidentifier() or iskeyword(name):
         yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
     yield from out_of_bounds(node, ProblemConfig, where)
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
@@ -82,10 +92,19 @@ def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iter
     for key, value in further.items():
         yield from _below(value, f"{where}.{key}", Allowed.at("argument", trusted))
     try:
-        accepted = arguments(Allowed.at("problem", trusted).locate(node["_target_"], where))
+        kind = Allowed.at("problem", trusted).locate(node["_target_"], where)
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(kind):
+        yield from methods.faults(kind, f"{where}._target_")
+        if name in methods.of_base(kind, "Problem") or name in PROBLEM_ARGUMENTS:
+            yield ConfigError(
+                f"no problem can be called {name}: self.{name} is something else in a loss",
+                where=where,
+                fix="rename it",
+            )
+    accepted = arguments(kind)
     if accepted is not None:
         yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 
@@ -124,6 +143,8 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(target) and allowed.place == PLACES["callback"]:
+        yield from methods.faults(target, f"{where}._target_")
     accepted = arguments(target)
     if accepted is None:
         return

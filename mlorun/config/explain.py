@@ -43,6 +43,12 @@ _THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegacon
 _OURS = Path(__file__).parents[1]
 _LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
+# what other programs call keys of mlorun
+OTHER_WORDS = {
+    **dict.fromkeys(("epochs", "steps", "max_steps", "iterations"), "engine.train_iters=N, counted in global steps"),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), "device=cuda, or device=auto"),
+    **dict.fromkeys(("output_dir", "out", "save_dir", "root"), "run.root=FOLDER"),
+}
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
 
@@ -161,6 +167,9 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
 def _syntax(error: OverrideParseException) -> ConfigError:
     lines = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing override"))]
     fix = "key=value; +key=value adds a key, ~key removes one; quote brackets, braces and spaces from the shell"
+    if error.override and error.override.startswith("-"):
+        sweep = "; only a run is a sweep: mlorun -m OVERRIDES..." if error.override in ("-m", "--multirun") else ""
+        return ConfigError("a flag has no place here", where=error.override, fix=f"leave it out{sweep}")
     if "EQUAL" in str(error):
         fix = f"{error.override}=VALUE; a verb comes first: mlorun VERB OVERRIDES..."
     return ConfigError("an override cannot be read", where=error.override, seen=" ".join(lines), fix=fix)
@@ -173,7 +182,9 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     if file and file.startswith("experiment/") and key == "experiment":
         return lacks_first_line(f"configs/{file}.yaml")
     if isinstance(error, ValidationError):
-        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error))
+        return ConfigError(
+            f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error)
+        )
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
@@ -183,18 +194,18 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
 
 
 def _right(where: str | None, error: ValidationError) -> str | None:
-    """The line to type where a list or an integer was meant."""
-    key, equals, value = (where or "").partition("=")
-    if not equals or not value:
+    """The line to type where a list, a text or a whole number was meant."""
+    key, _, value = (where or "").partition("=")
+    message = str(error)
+    if not value:
         return None
-    if "is not a ListConfig, list or tuple" in str(error):
-        return f"'{key}=[{value}]'"
-    if "could not be converted to Integer" in str(error):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}, a whole number"
+    if "is not a ListConfig, list or tuple" in message:
+        return "a list stands in brackets: KEY: [VALUE]" if value.startswith("{") else f"'{key}=[{value}]'"
+    if "Cannot convert 'list' to string" in message and "," not in value:
+        return f"{key}={value.strip('[]')}"
+    if "could not be converted to Integer" in message and re.fullmatch(r"[-+\d.e]+", value):
+        number = float(value)
+        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}: a whole number"
     return None
 
 
@@ -220,6 +231,11 @@ def _unknown_key(
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
+    if not before and name in problems:
+        fix = f"{name}.KEY=VALUE, {name}.optimizer=OPTION, or {name}.problem=OPTION in place of all of it"
+        return ConfigError(f"{name} is a problem", where=where, fix=fix)
+    if not before and name in OTHER_WORDS:
+        return ConfigError(f"there is no key {name!r}", where=where, fix=OTHER_WORDS[name])
     value = where.partition("=")[2] if where is not None and where in arguments else None
     deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
@@ -333,6 +349,13 @@ def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
         fix = f"choose one in the defaults list of the problem's option, /{group}@{group}: OPTION; or {fix}"
     message = f"configs/{file}.yaml overrides {group}@{package}, which nothing chooses before"
     return ConfigError(message, where=where, fix=fix)
+
+
+def no_experiment() -> ConfigError:
+    """A command needs the problems of an experiment, and names none."""
+    return ConfigError(
+        "no experiment was chosen", fix=f"mlorun experiment=NAME; known: {', '.join(options(EXPERIMENT))}"
+    )
 
 
 def lacks_first_line(where: str, seen: str | None = None) -> ConfigError:

@@ -109,7 +109,7 @@ class CheckpointConfig:
     seconds: float = field(default=60.0, metadata=_FROM_0)  # 0: not by time
     keep: int = field(default=2, metadata=_FROM_1)  # the newest that stay
     metric: str | None = None  # whose best checkpoints stay too: PROBLEM/METRIC or SPLIT/METRIC
-    mode: str = "min"  # or max
+    mode: str = field(default="min", metadata={"one_of": ("min", "max")})
     keep_best: int = field(default=1, metadata=_FROM_1)
 
 

@@ -31,11 +31,11 @@ def locked(folder: Path) -> Iterator[None]:
     """
     key = folder.resolve()
     if key in _held:
-        raise _in_use(folder)
+        raise in_use(folder)
     descriptor = _opened(folder)
     if not _take(descriptor):
         os.close(descriptor)
-        raise _in_use(folder)
+        raise in_use(folder)
     _held.add(key)
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
@@ -89,7 +89,8 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _in_use(folder: Path) -> FolderInUseError:
+def in_use(folder: Path) -> FolderInUseError:
+    """The error that names the process which writes in `folder`."""
     try:
         who = json.loads((folder / NAME).read_text(encoding="utf-8"))
         seen = f"process {who['pid']} on {who['host']}, since {who['since']}"

@@ -11,7 +11,7 @@ from mlorun.cli import main
 from mlorun.config.compose import composed
 from mlorun.config.locations import options
 from mlorun.config.option_files import chosen_options, description, option_summary
-from tests.experiments import Experiments
+from tests.experiments import Experiments, shipped
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -100,7 +100,7 @@ def test_ls_shows_what_problems_and_experiments_choose(capsys: pytest.CaptureFix
 def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -> None:
     for name, path in options("experiment").items():
         typed = [text for text in chosen_options(path) if "=" in text]  # the others are files that this one starts from
-        assert composed([f"experiment={name}", *typed]) == composed([f"experiment={name}"])
+        assert composed([f"experiment={name}", *typed]) == shipped(name)
 
 
 def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:

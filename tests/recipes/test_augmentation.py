@@ -20,8 +20,10 @@ JOINED = (
 )  # fmt: skip
 
 
-def deformation(pixels: int = 8, size: float = 0.5, *, tied: bool = True, slope: float = 1.0) -> Deformation:
-    return Deformation(pixels, size, size, size, slope, tied)
+def deformation(
+    pixels: int = 8, size: float = 0.5, *, tied: bool = True, slope: float = 1.0, pairs: bool = False
+) -> Deformation:
+    return Deformation(pixels, size, size, size, slope, tied, pairs)
 
 
 def deformed(module: Deformation, images: Tensor, seed: int = 0) -> Tensor:
@@ -105,6 +107,15 @@ def test_a_blur_keeps_the_mean_of_a_constant_image_and_noise_is_for_training_alo
     assert torch.equal(BlurAndNoise(blur=0.0, noise=0.0)(images), images)
 
 
+def test_in_pairs_what_a_deformation_changes_to_first_order_cancels() -> None:
+    ramp = torch.linspace(0, 1, 8).expand(1, 1, 8, 8).contiguous()  # on it there are no further orders
+    pair = deformed(deformation(size=0.05, pairs=True), ramp).detach()
+    assert torch.equal(pair[:1], deformed(deformation(size=0.05), ramp))
+    changes = (pair - ramp)[..., 2:-2, 2:-2]  # at the border an image goes on as it ends
+    assert float(changes[0].abs().mean()) > 1e-3
+    assert torch.allclose(changes.sum(dim=0), torch.zeros(1, 4, 4), atol=1e-6)
+
+
 # the program
 
 
@@ -115,16 +126,17 @@ def test_before_it_joins_the_balanced_set_counts_neither_in_the_loss_nor_in_the_
     images, labels, marks = classifier.stream.at({"epoch": 0, "position": 0})
     assert 0 < int(marks.sum()) < len(marks)
     counts = torch.bincount(classifier.stream.split[1][~classifier.stream.split[2]], minlength=10)
+    pairs = [column.repeat(2) for column in (labels, marks)]
     with torch.no_grad():
-        outputs = classifier.module(images)
+        outputs = classifier.module(images).repeat(2, 1)
         program.program.clock.step = 2
         before = loss_of(classifier.training_step((images, labels, marks)), "classifier")
         program.program.clock.step = 3
         after = loss_of(classifier.training_step((images, labels, marks)), "classifier")
     assert float(before) == pytest.approx(
-        float(F.cross_entropy(outputs[~marks] + classifier.first_prior, labels[~marks])), abs=1e-4
+        float(F.cross_entropy(outputs[~pairs[1]] + classifier.first_prior, pairs[0][~pairs[1]])), abs=1e-4
     )
-    assert float(after) == pytest.approx(float(F.cross_entropy(outputs + classifier.log_prior, labels)), abs=1e-4)
+    assert float(after) == pytest.approx(float(F.cross_entropy(outputs + classifier.log_prior, pairs[0])), abs=1e-4)
     # of one epoch, which leaves out less than a batch
     assert torch.allclose(classifier.first_prior.exp(), counts / counts.sum(), atol=0.03)
 
@@ -173,7 +185,7 @@ def test_the_classifier_is_evaluated_at_the_mean_of_its_weights() -> None:
     batch = classifier.stream.at({"epoch": 0, "position": 0})
     with torch.no_grad():
         loss = F.cross_entropy(classifier.average.module(batch[0]), batch[1])
-        assert torch.equal(classifier.evaluation_step(batch)["loss"], loss)
+        assert torch.equal(loss_of(classifier.evaluation_step(batch), "classifier"), loss)
 
 
 @needs_mnist

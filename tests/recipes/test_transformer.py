@@ -100,6 +100,15 @@ def test_sources_are_drawn_by_their_shares() -> None:
     assert counts[2] == 0 and abs(counts[0] - 1000) < 5 * 500**0.5  # five standard deviations
 
 
+def test_fixed_shares_are_one_for_each_source() -> None:
+    tiny = ["data=grammar_text", "data.length=16"]
+    batch = engine("transformer_reweighting_baseline", *tiny, "language_model.shares=[1,0]")
+    clean = {bytes(row.tolist()) for row in batch.problems["language_model"].stream.split[:, 0]}
+    assert all(bytes(row.tolist()) in clean for row in batch.problems["language_model"].get_batch())
+    with pytest.raises(ConfigError, match="a share for each source"):
+        engine("transformer_reweighting_baseline", *tiny)
+
+
 def test_the_loss_of_a_learned_mixture_has_weights_of_one_and_the_slope_of_the_expected_loss() -> None:
     run = engine("transformer_reweighting", *TINY)
     model, mixture = run.problems["language_model"], run.problems["mixture"]
@@ -117,7 +126,7 @@ def test_the_loss_of_a_learned_mixture_has_weights_of_one_and_the_slope_of_the_e
 
 
 def test_the_corrupted_source_loses_its_weight_and_the_run_has_a_picture_of_it() -> None:
-    change = ["language_model.module.width=32", "mixture.optimizer.lr=0.1", "engine.train_iters=120"]
+    change = ["language_model.module.width=32", "engine.train_iters=120"]
     late = "language_model.warmup_steps=70"  # before, the model learns how often each byte comes: from both alike
     run = engine("transformer_reweighting", "data=grammar_text", *change, late)
     found = run.run()
