@@ -12,7 +12,7 @@ def faults(kind: type, where: str) -> Iterator[ConfigError]:
     """One fault for every abstract method that a class leaves out, and for every one that cannot be called as its
     base's is."""
     own = {name for base in kind.__mro__[:-1] for name in vars(base) if base.__module__ == kind.__module__}
-    lacking = getattr(kind, "__abstractmethods__", frozenset())
+    lacking: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
     for name in sorted(lacking):
         near = nearest(name, own - lacking)
         yield ConfigError(
