@@ -1781,7 +1781,7 @@ ATTACKS = [
         "core/replay/history.py",
         '            "rates": self.rates,\n',
         '            "rates": None,\n',
-        STATE,
+        HISTORY,
     ),
     Mutant(
         "what the optimizer does not hold is differentiated",
