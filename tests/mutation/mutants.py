@@ -1781,7 +1781,7 @@ ATTACKS = [
         "core/replay/history.py",
         '            "rates": self.rates,\n',
         '            "rates": None,\n',
-        STATE,
+        HISTORY,
     ),
     Mutant(
         "what the optimizer does not hold is differentiated",
@@ -1900,35 +1900,35 @@ ATTACKS = [
         "core/program/pure_steps.py",
         '    if options["decoupled_weight_decay"]:\n',
         "    if True:\n",
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "amsgrad forgets its maximum",
         "core/program/pure_steps.py",
         '        after["max_exp_avg_sq"] = second\n',
         '        after["max_exp_avg_sq"] = after["exp_avg_sq"]\n',
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "RMSprop is never centred",
         "core/program/pure_steps.py",
         '    if options["centered"]:\n',
         "    if False:\n",
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "Adagrad's rate does not decay",
         "core/program/pure_steps.py",
         '(count.to(_wide(theta)) - 1) * options["lr_decay"]',
         '0 * options["lr_decay"]',
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "SGD damps its first gradient",
         "core/program/pure_steps.py",
         "buffer = grad if buffer is None else",
         'buffer = (1 - options["dampening"]) * grad if buffer is None else',
-        UNROLLED,
+        f"{UNROLLED} -k 'running_again and dampened'",
     ),
     Mutant(
         "an inner loop is counted in warm-up",
@@ -1956,7 +1956,7 @@ ATTACKS = [
         "hypergradient/solvers/exact.py",
         "    return (matrix + matrix.T) / 2\n",
         "    return matrix + matrix.T\n",
-        CLOSED,
+        f"{CLOSED} -k exact",
     ),
 ]
 
