@@ -243,9 +243,23 @@ PROGRAM = [
     Mutant(
         "learned options are not given to the pure step",
         "core/program/update.py",
-        "pure.step({**each, **learned}, kept, at, slope)",
-        "pure.step({**learned, **each}, kept, at, slope)",
+        "pure.step({**each, **own}, kept, at, slope)",
+        "pure.step({**own, **each}, kept, at, slope)",
         f"{UNROLLED} -k learned",
+    ),
+    Mutant(
+        "every parameter group takes a step with the first one's learned options",
+        "core/program/update.py",
+        "value if value.dim() == 0 else value[group]",
+        "value if value.dim() == 0 else value[0]",
+        f"{UPDATE} {UNROLLED} -k group",
+    ),
+    Mutant(
+        "an inner loop starts with the first group's learned options in every group",
+        "core/program/update.py",
+        "value.expand(len(groups)).tolist()",
+        "value.reshape(-1)[:1].expand(len(groups)).tolist()",
+        f"{UPDATE} {UNROLLED} -k group",
     ),
     # core/program/pure_steps.py
     Mutant(
