@@ -39,6 +39,18 @@ def test_the_first_signal_asks_and_the_second_one_ends(
     assert asked == ["stop"]
 
 
+def test_a_forked_worker_is_ended_by_the_first_signal_and_asks_nothing_of_the_run() -> None:
+    with signals.watching(lambda: os._exit(1), lambda: None):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except signals.Terminated:
+                os._exit(42)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+
+
 def test_sigusr1_saves_as_often_as_it_comes(asked: list[str]) -> None:
     with signals.watching(lambda: asked.append("stop"), lambda: asked.append("save")):
         os.kill(os.getpid(), signal.SIGUSR1)
