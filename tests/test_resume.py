@@ -148,6 +148,20 @@ def test_a_checkpoint_that_metrics_are_missing_for_is_passed_over() -> None:
     assert outcome("a") == outcome("whole")
 
 
+def test_metrics_are_on_the_disk_before_the_checkpoint_that_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    save = checkpoint.save
+
+    def saved(*given: Any) -> Path:
+        done.append("checkpoint")
+        return save(*given)
+
+    monkeypatch.setattr("mlorun.callbacks.checkpoints.sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(checkpoint, "save", saved)
+    run("a")
+    assert done[-4:] == ["metrics.jsonl", "checkpoint"] * 2
+
+
 def test_without_any_good_checkpoint_nothing_starts_again_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     interrupted("a", 8)
     for path in checkpoint.saved(Path("a/checkpoints")):

@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlorun.cli import main
+from mlorun.errors import ConfigError
 from mlorun.run import signals
 
 
@@ -73,3 +75,21 @@ def test_a_signal_that_is_ignored_stays_so(asked: list[str]) -> None:
         assert asked == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(KeyboardInterrupt(), 130), (signals.Terminated("SIGTERM"), 75)])
+def test_a_signal_is_one_too_where_cleaning_up_breaks_on_it(
+    signal_: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(args: list[str]) -> int:
+        try:
+            try:
+                raise signal_
+            finally:
+                {}["flags"]
+        except KeyError as error:
+            raise ConfigError("a config cannot be read") from error
+
+    monkeypatch.setattr("mlorun.cli._run", broken)
+    assert main(["experiment=mwn_digits"]) == code
+    assert signals.behind(ValueError()) is None
