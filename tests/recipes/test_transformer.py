@@ -155,7 +155,7 @@ def test_the_picture_has_a_band_for_each_source_as_high_as_its_share() -> None:
 def test_learned_shares_do_far_better_than_equal_ones() -> None:
     learned, uniform, target = (metrics(f"transformer_reweighting{end}") for end in ("", "_baseline", "_oracle"))
     assert learned["mixture/share_shuffled_bytes"] < 0.05 and learned["mixture/share_code"] > 0.8
-    # three seeds: 3.11 (standard deviation 0.03), 3.46 (0.03) and 3.02 (0.02); the text is that of Python 3.11
-    assert 2.8 < learned["test/bits_per_byte"] < 3.3
+    # five seeds: 3.15 (standard deviation 0.10), 3.51 (0.08) and 3.03 (0.02); the text is that of Python 3.11
+    assert 2.8 < learned["test/bits_per_byte"] < 3.4
     assert learned["test/bits_per_byte"] < uniform["test/bits_per_byte"] - 0.2
     assert target["test/bits_per_byte"] < uniform["test/bits_per_byte"] - 0.3
