@@ -1907,7 +1907,7 @@ ATTACKS = [
         "core/program/pure_steps.py",
         '        after["max_exp_avg_sq"] = second\n',
         '        after["max_exp_avg_sq"] = after["exp_avg_sq"]\n',
-        f"{UPDATE} -k the_pure_update",
+        f"{UPDATE} -k leaves_the_state",
     ),
     Mutant(
         "RMSprop is never centred",
