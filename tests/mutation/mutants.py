@@ -1970,7 +1970,7 @@ ATTACKS = [
         "hypergradient/solvers/exact.py",
         "    return (matrix + matrix.T) / 2\n",
         "    return matrix + matrix.T\n",
-        f"{CLOSED} -k exact",
+        f"{SOLVES} -k exact",
     ),
 ]
 
