@@ -244,9 +244,23 @@ PROGRAM = [
     Mutant(
         "learned options are not given to the pure step",
         "core/program/update.py",
-        "value if value.dim() == 0 else value[group] for key",
-        "(value if value.dim() == 0 else value[group]).detach() for key",
+        "pure.step({**each, **own}, kept, at, slope)",
+        "pure.step({**own, **each}, kept, at, slope)",
         f"{UNROLLED} -k learned",
+    ),
+    Mutant(
+        "every parameter group takes a step with the first one's learned options",
+        "core/program/update.py",
+        "value if value.dim() == 0 else value[group]",
+        "value if value.dim() == 0 else value[0]",
+        f"{UPDATE} {UNROLLED} -k group",
+    ),
+    Mutant(
+        "an inner loop starts with the first group's learned options in every group",
+        "core/program/update.py",
+        "value.expand(len(groups)).tolist()",
+        "value.reshape(-1)[:1].expand(len(groups)).tolist()",
+        f"{UPDATE} {UNROLLED} -k group",
     ),
     # core/program/pure_steps.py
     Mutant(
@@ -1781,7 +1795,7 @@ ATTACKS = [
         "core/replay/history.py",
         '            "rates": self.rates,\n',
         '            "rates": None,\n',
-        STATE,
+        HISTORY,
     ),
     Mutant(
         "what the optimizer does not hold is differentiated",
@@ -1900,35 +1914,35 @@ ATTACKS = [
         "core/program/pure_steps.py",
         '    if options["decoupled_weight_decay"]:\n',
         "    if True:\n",
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "amsgrad forgets its maximum",
         "core/program/pure_steps.py",
         '        after["max_exp_avg_sq"] = second\n',
         '        after["max_exp_avg_sq"] = after["exp_avg_sq"]\n',
-        UNROLLED,
+        f"{UPDATE} -k leaves_the_state",
     ),
     Mutant(
         "RMSprop is never centred",
         "core/program/pure_steps.py",
         '    if options["centered"]:\n',
         "    if False:\n",
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "Adagrad's rate does not decay",
         "core/program/pure_steps.py",
         '(count.to(_wide(theta)) - 1) * options["lr_decay"]',
         '0 * options["lr_decay"]',
-        UNROLLED,
+        f"{UPDATE} -k the_pure_update",
     ),
     Mutant(
         "SGD damps its first gradient",
         "core/program/pure_steps.py",
         "buffer = grad if buffer is None else",
         'buffer = (1 - options["dampening"]) * grad if buffer is None else',
-        UNROLLED,
+        f"{UNROLLED} -k 'running_again and dampened'",
     ),
     Mutant(
         "an inner loop is counted in warm-up",
@@ -1956,7 +1970,7 @@ ATTACKS = [
         "hypergradient/solvers/exact.py",
         "    return (matrix + matrix.T) / 2\n",
         "    return matrix + matrix.T\n",
-        CLOSED,
+        f"{SOLVES} -k exact",
     ),
 ]
 
