@@ -66,12 +66,14 @@ def together(faults: Sequence[ConfigError]) -> ConfigError:
 
 def said_once(faults: Iterable[ConfigError]) -> list[ConfigError]:
     """Faults that differ in nothing but their places as one, with all places."""
+    places: dict[ConfigError, dict[str, None]] = {}
     kept: dict[tuple[str, str | None, str | None], ConfigError] = {}
     for fault in faults:
         first = kept.setdefault((fault.message, fault.seen, fault.fix), fault)
-        if first is not fault and fault.where is not None and fault.where != first.where:
-            first.where = f"{first.where}, {fault.where}"
-    return list(kept.values())
+        places.setdefault(first, {}).update({fault.where: None} if fault.where else {})
+    for fault, found in places.items():
+        fault.where = ", ".join(found) or None
+    return list(places)
 
 
 def faults_in(error: ConfigError) -> tuple[ConfigError, ...]:

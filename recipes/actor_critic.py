@@ -19,7 +19,7 @@ from .cartpole import Carts, Transitions, returns, rollout, starts
 
 
 class Critic(Problem):
-    """Lower: the squared Bellman error of Q(s, .) = (1 - discount) times its module, on fresh steps of the policy.
+    """Lower: the squared Bellman error on fresh steps of the policy. Its module gives (1 - discount) Q(s, .).
 
     Both expectations over pushes and next states are exact: a next state has no noise, and the next push is averaged
     over the policy. So the squared error is unbiased, and is minimized as it stands, its target included.
@@ -51,9 +51,9 @@ class Critic(Problem):
         return batch
 
     def training_step(self, batch: Transitions) -> Tensor:
-        values = self(batch.states).gather(1, batch.pushes[:, None]).squeeze(1)
-        future = self(batch.following)
-        future = (self.actor(batch.following).softmax(1) * future).sum(1) * ~batch.fell
+        states, pushes, following, fell = batch
+        values = self(states).gather(1, pushes[:, None]).squeeze(1)
+        future = (self.actor(following).softmax(1) * self(following)).sum(1) * ~fell
         target = (1 - self._discount) + self._discount * future
         error: Tensor = (values - target).square().mean()
         return error
@@ -80,7 +80,7 @@ class Actor(Problem):
         return (torch.rand(len(states), generator=generator).to(right) < right).long()
 
     def get_batch(self) -> Tensor:
-        return self.critic.get_batch().states
+        return self.critic.get_batch()[0]
 
     def training_step(self, states: Tensor) -> Mapping[str, Metric]:
         logs = self(states).log_softmax(1)

@@ -17,15 +17,8 @@ from mlorun.run.seeds import derive_seed
 GRAVITY, CART, POLE, HALF_LENGTH, FORCE, SECONDS = 9.8, 1.0, 0.1, 0.5, 10.0, 0.02
 FAR, TILTED = 2.4, math.radians(12)  # beyond these the episode is over
 Policy = Callable[[Tensor], Tensor]  # states (B, 4) to pushes (B,): 0 left, 1 right
-
-
-class Transitions(NamedTuple):
-    """Steps of many carts: states (B, 4), pushes (B,), the states that they led to (B, 4), and whether those fell."""
-
-    states: Tensor
-    pushes: Tensor
-    following: Tensor
-    fell: Tensor
+# states (B, 4), pushes (B,), the states that they led to (B, 4), and whether those fell (B,)
+Transitions = tuple[Tensor, Tensor, Tensor, Tensor]
 
 
 class Carts(NamedTuple):
@@ -73,11 +66,12 @@ def rollout(
         pushes = policy(carts.states)
         following = pushed(carts.states, pushes)
         fell, ages = fallen(following), carts.ages + 1
-        parts.append(Transitions(carts.states, pushes, following, fell))
+        parts.append((carts.states, pushes, following, fell))
         over = fell | (ages >= time_limit)
         fresh = starts(len(following), generator).to(following)
         carts = Carts(torch.where(over[:, None], fresh, following), ages.masked_fill(over, 0))
-    return Transitions(*(torch.cat(column) for column in zip(*parts, strict=True))), carts
+    states, pushes, following, fell = (torch.cat(column) for column in zip(*parts, strict=True))
+    return (states, pushes, following, fell), carts
 
 
 def returns(states: Tensor, policy: Policy, time_limit: int) -> Tensor:

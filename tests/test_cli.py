@@ -23,9 +23,27 @@ RUN = ["experiment=mwn_digits", "engine.train_iters=4", "threads=1"]
 
 
 def test_help_shows_commands_worth_copying(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["--help"], ["-h"], ["experiment=mwn_digits", "--help"]):
+    for words in ([], ["--help"], ["-h"], ["experiment=mwn_digits", "--help"], ["help"]):
         assert main(words) == 0
         assert capsys.readouterr().out.count("mlorun experiment=mwn_digits") >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["train", "seed=1"], "mlorun experiment=NAME seed=1"),
+        (["experiment", "mwn_digits"], "mlorun experiment=mwn_digits"),
+        (["fit", "experiment=mwn_digits"], "mlorun experiment=mwn_digits"),
+        (["list"], "mlorun ls"),
+        (["load", "latest"], "in Python: mlorun.load(RUN)"),
+        (["shwo"], "did you mean show?"),
+    ],
+)
+def test_a_word_that_is_no_verb_gets_the_line_to_type(
+    words: list[str], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert fix in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)

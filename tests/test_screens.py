@@ -66,6 +66,7 @@ FILES = {
         MINE: "# @package _global_\ndefaults:\n  - override /data: digits_balanced\n"
         "  - /problem@problems.classifier: classifier\n  - _self_\nname: mine\n"
     },
+    "file_with_another_ending": {"configs/experiment/mine.yml": HEAD},
     "byte_order_mark": {MINE: f"\ufeff{HEAD}"},
     "no_package_line": {MINE: HEAD.partition("\n")[2]},
     "data_without_override": {
@@ -201,6 +202,7 @@ MISTAKES = {
     "data_that_is_a_list": "A data builder that returns a list",
     "data_builder_that_breaks": "A data builder that breaks",
     "syntax_error_in_a_recipe": "A recipe that is no Python",
+    "file_with_another_ending": "A file with another ending",
     "byte_order_mark": "A file that begins with a byte order mark",
 }
 

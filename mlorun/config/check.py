@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -79,7 +80,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
 
 def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
-    if not name.isidentifier():
+    if not name.isidentifier() or iskeyword(name):
         yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
     yield from out_of_bounds(node, ProblemConfig, where)
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
@@ -97,6 +98,12 @@ def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iter
         return
     if inspect.isclass(kind):
         yield from methods.faults(kind, f"{where}._target_")
+        if name in methods.of_base(kind, "Problem") or name in PROBLEM_ARGUMENTS:
+            yield ConfigError(
+                f"no problem can be called {name}: self.{name} is something else in a loss",
+                where=where,
+                fix="rename it",
+            )
     accepted = arguments(kind)
     if accepted is not None:
         yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)

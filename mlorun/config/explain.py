@@ -28,7 +28,7 @@ from mlorun.config.option_files import defaults_list as entries_of
 from mlorun.config.schema import CLOSED, PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import PROBLEM, chosen, expand
 from mlorun.config.unknown import meant
-from mlorun.errors import ConfigError, MlorunError, did_you_mean
+from mlorun.errors import ConfigError, MlorunError, did_you_mean, nearest
 
 FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 # raised by Hydra as bare ValueErrors
@@ -41,6 +41,7 @@ _HYDRA_VALUE_ERRORS = (
 )
 _THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegaconf))
 _OURS = Path(__file__).parents[1]
+_MOST_NAMES = 24  # options that a fix lists
 _LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
 # what other programs call keys of mlorun
@@ -158,7 +159,14 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
             fix=f"leave it out: mlorun -m runs the jobs of a sweep itself; or pip install hydra-{option}-launcher",
         )
     if known := [str(name) for name in error.options or options(group)]:
-        return ConfigError(f"{group} has no option {option!r}", where=where, fix=did_you_mean(option, known))
+        fix = did_you_mean(option, known)
+        if len(known) > _MOST_NAMES:
+            near = nearest(option, known)
+            fix = f"{f'did you mean {near}? ' if near else ''}mlorun ls {group} lists them"
+        places = (f"configs/{group}/{option}.yml", f"configs/{option}.yaml", f"{group}/{option}.yaml", f"{option}.yaml")
+        if elsewhere := next((place for place in places if Path(place).is_file()), None):
+            fix = f"{elsewhere} is looked for as configs/{group}/{option}.yaml"
+        return ConfigError(f"{group} has no option {option!r}", where=where, fix=fix)
     if group:
         return ConfigError(f"there is no config group {group!r}", where=where, fix=did_you_mean(group, groups()))
     return ConfigError(f"there is no config {option!r}", where=where, seen=_first_line(error))
@@ -220,7 +228,7 @@ def _unknown_key(
         return ConfigError(
             f"there is no key {name!r}, and no experiment was chosen that has a problem {name}",
             where=where,
-            fix=f"mlorun experiment=NAME {where}; known: {', '.join(options(EXPERIMENT))}",
+            fix=f"mlorun experiment=NAME {where}; mlorun ls {EXPERIMENT} lists them",
         )
     known = sorted({*TOP_KEYS, *problems}) if not before else sorted(siblings)
     if not before and name in OF_A_PROBLEM:
@@ -354,7 +362,7 @@ def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
 def no_experiment() -> ConfigError:
     """A command needs the problems of an experiment, and names none."""
     return ConfigError(
-        "no experiment was chosen", fix=f"mlorun experiment=NAME; known: {', '.join(options(EXPERIMENT))}"
+        "no experiment was chosen", fix=f"mlorun experiment=mwn_digits, or another; mlorun ls {EXPERIMENT} lists them"
     )
 
 

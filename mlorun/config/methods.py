@@ -12,8 +12,9 @@ def faults(kind: type, where: str) -> Iterator[ConfigError]:
     """One fault for every abstract method that a class leaves out, and for every one that cannot be called as its
     base's is."""
     own = {name for base in kind.__mro__[:-1] for name in vars(base) if base.__module__ == kind.__module__}
-    for name in sorted(getattr(kind, "__abstractmethods__", ())):
-        near = nearest(name, own)
+    lacking: frozenset[str] = getattr(kind, "__abstractmethods__", frozenset())
+    for name in sorted(lacking):
+        near = nearest(name, own - lacking)
         yield ConfigError(
             f"{kind.__name__} has no {name}",
             where=where,
@@ -21,7 +22,7 @@ def faults(kind: type, where: str) -> Iterator[ConfigError]:
         )
     for name in sorted(own):
         method = vars(kind).get(name)
-        base = next((vars(parent)[name] for parent in kind.__mro__[1:] if name in vars(parent)), None)
+        base = next((vars(one)[name] for one in kind.__mro__ if name in vars(one) and _is_called(one)), None)
         if name.startswith("_") or not inspect.isfunction(method) or not inspect.isfunction(base):
             continue
         wanted = [p for p in inspect.signature(base).parameters.values() if p.kind is p.POSITIONAL_OR_KEYWORD]
@@ -34,6 +35,16 @@ def faults(kind: type, where: str) -> Iterator[ConfigError]:
                 seen=f"def {name}{_arguments(method)}",
                 fix=f"def {name}{_arguments(base)}",
             )
+
+
+def _is_called(base: type) -> bool:
+    """Whether mlorun calls the methods of this class: a Problem or a Callback, and not a recipe's own base."""
+    return base.__module__.startswith("mlorun.core.")
+
+
+def of_base(kind: type, title: str) -> set[str]:
+    """The names that a base of this title gives to a class."""
+    return {name for base in kind.__mro__ if base.__name__ == title for name in vars(base) if name[0] != "_"}
 
 
 def _arguments(function: object) -> str:

@@ -66,6 +66,13 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
             written = _versions(batch)
             with taped() as draws:
                 loss, result = _loss(program, problem, batch)
+            _check_state(problem)
+            if not torch.isfinite(loss.detach()).all():
+                log.warning(
+                    "the loss of %s is %s on its first batch, before any step: see its data and its loss",
+                    problem.name,
+                    float(loss.detach()),
+                )
             if _versions(batch) != written and (problem.name in graph.differentiated or graph.lowers[problem.name]):
                 raise GraphError(
                     f"the loss of {problem.name} changes its batch in place, and an estimator that evaluates it again "
@@ -210,6 +217,17 @@ def _loss(program: FunctionalProgram, problem: Problem, batch: Any) -> tuple[Ten
             fix=f"call self(...) in it, or what {problem.name} trains; check for a detach or no_grad",
         )
     return loss, result
+
+
+def _check_state(problem: Problem) -> None:
+    state = problem.state_dict()
+    if not isinstance(state, Mapping):
+        raise ConfigError(
+            f"{type(problem).__name__}.state_dict gives no mapping",
+            where=f"problems.{problem.name}",
+            seen=type(state).__name__,
+            fix="return a mapping of names to plain containers, numbers, texts and tensors",
+        )
 
 
 def _metrics(problem: Problem, result: Tensor | Mapping[str, Metric]) -> list[str]:

@@ -81,7 +81,7 @@ class ConsoleLogger:
 
     def event(self, event: Event) -> None:
         """Show an event: at once in the live view; in plain lines, when it is time for one."""
-        if event.kind == "hypergradient" or self._quiet:
+        if event.kind == "hypergradient" or self._quiet or not event.metrics:
             return
         if event.kind == "train":
             self._trained |= {f"{event.source}/{name}" for name in event.metrics}

@@ -62,9 +62,11 @@ class Job:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Job:
-        """As `as_json` wrote it. Raises KeyError and TypeError for anything else."""
+        """As `as_json` wrote it. Raises KeyError, TypeError and ValueError for anything else."""
         known = {name: fields[name] for name in cls.__dataclass_fields__ if name != "evaluated"}
         texts = {"overrides": known["overrides"], "evaluated": fields.get("evaluated", ())}
+        # the number is the folder's name: of a stranger's record it may lead nowhere else
+        known["number"] = int(known["number"])
         return cls(**{**known, **{name: tuple(map(str, value)) for name, value in texts.items()}})
 
     def seen_in(self, folder: Path) -> Job:
@@ -73,8 +75,7 @@ class Job:
         record = _read(folder / RECORD)
         error = record.get("error", self.error)
         if not home.run.exists():
-            if "exit_code" in record:
-                code = int(record["exit_code"])
+            if isinstance(code := record.get("exit_code"), int):
                 return replace(self, status="refused" if code == 2 else "failed", exit_code=code, error=error)
             return replace(self, status="died") if self.status == "running" and not is_locked(folder) else self
         result = read_result(home.result)

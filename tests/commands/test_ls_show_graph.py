@@ -84,7 +84,7 @@ def test_graph_refuses_an_unknown_problem(capsys: pytest.CaptureFixture[str]) ->
 
 def test_graph_without_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph"]) == 2
-    assert "problems" in capsys.readouterr().err
+    assert "no experiment was chosen" in capsys.readouterr().err
 
 
 def test_ls_shows_how_to_replace_a_problem(capsys: pytest.CaptureFixture[str]) -> None:

@@ -80,6 +80,17 @@ def test_an_error_in_an_evaluation_is_seen_before_the_first_step() -> None:
     assert fault.value.__notes__ == ["in the evaluation of only on test"]
 
 
+def test_a_loss_that_is_not_finite_before_any_step_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        engine(training_step=lambda self, batch: float("nan") * self(batch).mean()).probe()
+    assert caplog.messages == ["the loss of only is nan on its first batch, before any step: see its data and its loss"]
+
+
+def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step() -> None:
+    with pytest.raises(ConfigError, match="state_dict gives no mapping"):
+        engine(state_dict=lambda self: [1]).probe()
+
+
 class Grows(nn.Linear):
     """A module that makes a parameter when it is called."""
 

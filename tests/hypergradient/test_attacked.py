@@ -303,6 +303,23 @@ def test_a_compiled_module_is_differentiated_through(estimate: Any) -> None:
     assert torch.allclose(given(program(estimate(), Compiled, module=compiled, steps=steps)), truth, rtol=1e-6)
 
 
+def test_a_reference_in_float64_draws_the_random_numbers_of_the_program() -> None:
+    class Drawing(Low):
+        def training_step(self, batch: Any) -> Tensor:
+            t, lam = row(self), row(self.top)
+            draws = torch.rand_like(t), torch.randn(2, dtype=t.dtype), torch.empty_like(t).normal_()
+            return sum(torch.normal(draw, 1.0).square() @ t for draw in draws) + lam.sum()  # type: ignore[return-value]
+
+    engine = program(darts(0.01), Drawing, module=Row(THETA).float(), steps=1)
+    engine.problems["top"].module.float()
+    engine.run()
+    views, snapshots = engine.recorder.views, engine.recorder.views.history("low").last
+    own = views.loss("low", snapshots, {}).detach()
+    wide = views.to(torch.float64).loss("low", snapshots, {}).detach()
+    assert wide.dtype == torch.float64
+    assert float(wide) == pytest.approx(float(own), rel=1e-6)
+
+
 # named, with the size of the error
 
 
@@ -533,6 +550,12 @@ def with_hook(theta: Any) -> Optimizer:
     return optimizer
 
 
+def hooked() -> nn.Module:
+    module = Row(THETA)
+    module.x.register_hook(lambda g: 2 * g)
+    return module
+
+
 def half_still(theta: Any) -> Optimizer:
     x, *rest = theta
     return SGD([{"params": [x]}, {"params": rest, "lr": 0.0}], lr=RATE)
@@ -571,6 +594,11 @@ REFUSED: dict[str, tuple[Callable[[], Engine], type[MlorunError], str]] = {
         lambda: program(unrolled(), optimizer=with_hook),
         ConfigError,
         "hooks of low's optimizer",
+    ),
+    "a hook on a parameter that is unrolled": (
+        lambda: program(unrolled(), module=hooked()),
+        ConfigError,
+        "hooks of low's parameters",
     ),
     "a group that never moves": (
         lambda: program(exact(), Embedding, module=nn.Bilinear(1, 1, 2), optimizer=half_still, top=Reads),

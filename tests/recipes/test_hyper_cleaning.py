@@ -50,9 +50,9 @@ def test_the_last_stage_trains_on_the_samples_kept_and_on_validation_alone() -> 
     def expected(kept: torch.Tensor) -> torch.Tensor:
         return F.cross_entropy(chosen(images[kept]), labels[kept])
 
-    assert torch.allclose(loss_of(chosen.training_step(batch), "classifier"), expected((rows < 100) | (rows >= 600)))
+    assert torch.allclose(loss_of(chosen.training_step(batch), "chosen"), expected((rows < 100) | (rows >= 600)))
     oracle.module.load_state_dict(chosen.module.state_dict())
-    assert torch.allclose(loss_of(oracle.training_step(batch), "classifier"), expected(labels == truth))
+    assert torch.allclose(loss_of(oracle.training_step(batch), "oracle"), expected(labels == truth))
 
 
 def test_a_cleaner_leaves_its_weights_and_an_absent_file_of_them_is_refused() -> None:

@@ -256,7 +256,7 @@ class Problem(ABC):
         start = tuple(given) if isinstance(given, Iterable) else ()
         if not isinstance(given, Iterable) or not all(isinstance(t, Tensor) for t in start):
             raise ConfigError(
-                f"{type(self).__name__}.initial_parameters gives what is no tensors",
+                f"{type(self).__name__}.initial_parameters gives no tensors",
                 where=f"problems.{self.name}",
                 seen=repr(given)[:80],
                 fix="one tensor for each parameter, in order, e.g. self.meta.module.parameters(); None for no start",

@@ -209,10 +209,12 @@ def _require_plain_steps(problem: Problem) -> None:
                 fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
             )
     optimizer = problem.optimizer
-    if optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks:
+    of_optimizer = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if of_optimizer or any(parameter._backward_hooks for parameter in problem.theta):
+        whose = "optimizer" if of_optimizer else "parameters"
         raise ConfigError(
-            f"hooks of {problem.name}'s optimizer change what an update does, so that it cannot be unrolled",
-            where=f"problems.{problem.name}.optimizer",
-            seen=type(optimizer).__name__,
+            f"hooks of {problem.name}'s {whose} change what an update does, so that it cannot be unrolled",
+            where=f"problems.{problem.name}.{'optimizer' if of_optimizer else 'module'}",
+            seen=type(optimizer).__name__ if of_optimizer else "register_hook",
             fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop the hooks",
         )
