@@ -48,6 +48,6 @@ def test_small_rates_rise() -> None:
 
 @pytest.mark.slow
 def test_learned_rates_train_in_twenty_steps_what_small_ones_do_not() -> None:
-    # three seeds: 89 to 92; at the start's rates about 60
+    # three seeds: 89 to 92; at the start's rates 72
     assert 85 < metrics("learned_lr")["test/accuracy"] < 96
     assert metrics("learned_lr", "rates.optimizer.lr=0", "engine.train_iters=20")["test/accuracy"] < 80
