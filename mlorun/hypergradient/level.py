@@ -101,6 +101,13 @@ class Level:
         """Momentum of the optimizer now, () for each parameter; 0 where it has none."""
         return self._problem.update.momenta
 
+    @property
+    def mean_gradient(self) -> Vector:
+        """The optimizer's running mean of gradients, up to a factor: momentum of SGD, first moment of Adam. The gradient at
+        theta where it keeps none."""
+        kept = self._problem.update.mean_gradient
+        return self.gradient if kept is None else tuple(m.to(t.dtype) for m, t in zip(kept, self.theta, strict=True))
+
     def precondition(self, x: Vector) -> Vector:
         """D x, with D = -d(theta')/d(gradient), a diagonal, of the step that the optimizer would take next.
 

@@ -185,7 +185,7 @@ def test_the_classifier_is_evaluated_at_the_mean_of_its_weights() -> None:
     batch = classifier.stream.at({"epoch": 0, "position": 0})
     with torch.no_grad():
         loss = F.cross_entropy(classifier.average.module(batch[0]), batch[1])
-        assert torch.equal(classifier.evaluation_step(batch)["loss"], loss)
+        assert torch.equal(loss_of(classifier.evaluation_step(batch), "classifier"), loss)
 
 
 @needs_mnist
