@@ -103,8 +103,10 @@ class Level:
 
     @property
     def mean_gradient(self) -> Vector:
-        """The optimizer's running mean of gradients, up to a factor: momentum of SGD, first moment of Adam. The gradient at
-        theta where it keeps none."""
+        """The optimizer's running mean of gradients, up to a factor: momentum of SGD, first moment of Adam.
+
+        Where it keeps none, the gradient at theta.
+        """
         kept = self._problem.update.mean_gradient
         return self.gradient if kept is None else tuple(m.to(t.dtype) for m, t in zip(kept, self.theta, strict=True))
 
