@@ -20,10 +20,11 @@ from mlorun.core.evaluation import Evaluation
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.schedule import UpdateSchedule
-from mlorun.data.batches import Split, on_device
+from mlorun.data.batches import Split, on_device, require_samples
 from mlorun.data.stream import stream
-from mlorun.errors import ConfigError, MlorunError, did_you_mean
+from mlorun.errors import ConfigError, DataError, MlorunError, did_you_mean
 from mlorun.run.device import Precision, resolve_device
+from mlorun.run.endings import place_in_recipe
 from mlorun.run.events import Logger
 from mlorun.run.generators import preserved
 from mlorun.run.seeds import derive_seed, prepare_torch, seed_everything
@@ -47,6 +48,16 @@ def build(config: DictConfig, *, record_all: bool = False) -> Engine:
     # on the device once, for every stream and evaluation that shares them
     # a program whose problems make their own batches has no data
     data = make(plain["data"], "data", Allowed.at("data", trusted)) if plain["data"] else {}
+    if not isinstance(data, Mapping):
+        raise DataError(
+            "a data builder returns splits by name",
+            where="data",
+            seen=f"{plain['data']['_target_']} returned {type(data).__name__}",
+            fix='return {"train": (inputs, labels), "test": ...}: a tensor, tuple, mapping or Dataset for each name',
+        )
+    wanted = {split for node in problems.values() for split in (node["split"], *node["evaluate_on"])}
+    for split in sorted(wanted & set(data)):
+        require_samples(split, data[split])
     splits = {name: on_device(split, device) for name, split in data.items()}
     with preserved(device):
         # uppers first: the order in which an author thinks of them
@@ -98,6 +109,12 @@ def _problem(
         **extra,
     )
     assert isinstance(built, Problem)
+    if "theta" not in vars(built):
+        raise ConfigError(
+            f"{type(built).__name__}.__init__ does not call that of Problem",
+            where=f"{where}._target_",
+            fix="take **kwargs in it, and begin with super().__init__(**kwargs)",
+        )
     return built
 
 
@@ -108,18 +125,18 @@ def _evaluations(problems: Mapping[str, Any], splits: Mapping[str, Split]) -> li
         Evaluation(
             problem=name,
             prefix=split if named.count(split) == 1 else f"{name}/{split}",
-            split=_split(name, split, splits),
+            split=_split(name, split, splits, key="evaluate_on"),
             batch_size=problems[name]["evaluation_batch_size"],
         )
         for name, split in wanted
     ]
 
 
-def _split(problem: str, split: str, splits: Mapping[str, Split]) -> Split:
+def _split(problem: str, split: str, splits: Mapping[str, Split], key: str = "split") -> Split:
     if split not in splits:
         raise ConfigError(
             f"{problem} wants the split {split!r}, which the data do not have",
-            where=f"problems.{problem}.split",
+            where=f"problems.{problem}.{key}",
             fix=did_you_mean(split, splits),
         )
     return splits[split]
@@ -139,7 +156,9 @@ def _at(where: str, node: Any = None) -> Iterator[None]:
             elif "." not in cause.where:
                 cause.where = f"{where}.{_path(node, cause.where) or cause.where}"
             raise cause  # noqa: B904 - the error around it adds nothing
-        raise ConfigError(_first_line(cause), where=where, seen=type(cause).__name__) from error
+        place = place_in_recipe(cause)
+        seen = type(cause).__name__ + (f" at {place}" if place else "")
+        raise ConfigError(_first_line(cause), where=where, seen=seen) from error
 
 
 def _path(node: Any, key: str) -> str | None:
@@ -153,7 +172,9 @@ def _path(node: Any, key: str) -> str | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return next(iter(str(error).splitlines()), "") or type(error).__name__
+    first = next(iter(str(error).splitlines()), "")
+    # a KeyError's text is the key alone
+    return f"{type(error).__name__}: {first}" if isinstance(error, KeyError) or not first else first
 
 
 def make_loggers(config: DictConfig) -> list[Logger]:
@@ -173,11 +194,12 @@ def _made(config: DictConfig, group: str, kind: type) -> list[Any]:
     }
     for name, one in made.items():
         if not isinstance(one, kind):
+            methods = ", ".join(key for key, value in vars(kind).items() if callable(value) and key[0] != "_")
             raise ConfigError(
                 f"{group}.{name} is no {group}",
                 where=f"{group}.{name}",
                 seen=type(one).__name__,
-                fix=f"mlorun ls {group} names those that there are",
+                fix="derive it from mlorun.Callback" if kind is Callback else f"it needs methods {methods}",
             )
     return list(made.values())
 

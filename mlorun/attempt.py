@@ -87,6 +87,7 @@ class Attempt:
         wall = time.perf_counter() - begin
         if engine.stop_reason is not None:
             log.info(engine.stop_reason)
+        evaluations = tuple(f"{best}{one.prefix}/" for one in engine.evaluations for best in ("", "best/"))
         status, exit_code = self._end(error)
         if status in ("interrupted", "preempted"):
             log.info("stopped at step %s; go on with: mlorun resume %s", f"{engine.step_count:,}", self.home.path)
@@ -101,7 +102,8 @@ class Attempt:
             error=error,
             stop_reason=engine.stop_reason,
             metric_steps={name: step for name, step in engine.metric_steps.items() if name in metrics},
-            warnings=tuple(remark for remark in (*engine.reporter.remarks.values(), self.rewinds.remark) if remark),
+            evaluated=tuple(name for name in metrics if name.startswith(evaluations)),
+            warnings=tuple(remark for remark in (*engine.remarks.values(), self.rewinds.remark) if remark),
         )
 
     def _run(self, listeners: Listeners) -> dict[str, float]:

@@ -46,16 +46,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     if {"-h", "--help"} & {*args} and args[0] in VERBS:
         print(getdoc(import_module(f"mlorun.commands.{args[0]}")))
         return 0
-    if not args or "-h" in args or "--help" in args:
+    if not args or "-h" in args or "--help" in args or args == ["help"]:
         print(HELP.format(verbs="\n".join(f"  {verb:8s}{text}" for verb, text in VERBS.items())))
         return 0
-    if args == ["--version"]:
+    if args in (["--version"], ["version"]):
         from mlorun.version import __version__
 
         print(f"mlorun {__version__}")
         return 0
+    from mlorun.run.secrets import masked
     from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, raising
 
+    # what a shell has put in is a reference again: no file and no screen shows it
+    args = [masked(text) if "=" in text else text for text in args]
     try:
         with raising():
             return _run(args)
@@ -82,22 +85,49 @@ def _say_at_once() -> None:
         sys.stdout.flush()
 
 
+SLOW = ("check", "resume", "rerun", "verify")  # they wait for torch
+
+# words that other programs have for what mlorun does
+MEANT = {
+    "list": "mlorun ls",
+    "load": "in Python: mlorun.load(RUN)",
+    "config": "mlorun show OVERRIDES...",
+    "sweep": "mlorun -m OVERRIDES...",
+}
+RUN = ("run", "train", "start", "fit", "experiment")
+
+
+def _no_verb(first: str, rest: Sequence[str]) -> ConfigError:
+    """The ConfigError of a first word that is no verb, with the line to type where that is plain."""
+    from mlorun.config.locations import options
+
+    overrides = [word for word in rest if "=" in word]
+    names = [word for word in (first, *rest) if word in options("experiment")]
+    if first in RUN or names:
+        experiment = [f"experiment={names[0] if names else 'NAME'}"]
+        chosen = [] if any(word.startswith("experiment=") for word in overrides) else experiment
+        fix = f"a run has no verb: {' '.join(['mlorun', *chosen, *overrides])}"
+    elif first in MEANT:
+        fix = MEANT[first]
+    else:
+        fix = f"{did_you_mean(first, VERBS)}; a run is mlorun experiment=NAME"
+    return ConfigError(f"there is no verb {first!r}", where=f"mlorun {first}", fix=fix)
+
+
 def _run(args: list[str]) -> int:
     first = args[0]
     if "=" in first or first[:1] in ("-", "+", "~"):
+        _say_at_once()
         if {"-m", "--multirun"} & {*args}:
             from mlorun.sweeps.processes import warm_up
 
             warm_up()
-        _say_at_once()
         from mlorun.commands.run import run
 
         return run(args)
     if first not in VERBS:
-        raise ConfigError(
-            f"there is no verb {first!r}",
-            where=f"mlorun {first}",
-            fix=f"{did_you_mean(first, VERBS)}; a run is mlorun experiment=NAME",
-        )
+        raise _no_verb(first, args[1:])
+    if first in SLOW:
+        _say_at_once()
     verb: Callable[[list[str]], int] = import_module(f"mlorun.commands.{first}").main
     return verb(args[1:])

@@ -64,6 +64,18 @@ def together(faults: Sequence[ConfigError]) -> ConfigError:
     return faults[0] if len(faults) == 1 else ConfigErrors(faults)
 
 
+def said_once(faults: Iterable[ConfigError]) -> list[ConfigError]:
+    """Faults that differ in nothing but their places as one, with all places."""
+    places: dict[ConfigError, dict[str, None]] = {}
+    kept: dict[tuple[str, str | None, str | None], ConfigError] = {}
+    for fault in faults:
+        first = kept.setdefault((fault.message, fault.seen, fault.fix), fault)
+        places.setdefault(first, {}).update({fault.where: None} if fault.where else {})
+    for fault, found in places.items():
+        fault.where = ", ".join(found) or None
+    return list(places)
+
+
 def faults_in(error: ConfigError) -> tuple[ConfigError, ...]:
     """Every fault that an error stands for."""
     return error.faults if isinstance(error, ConfigErrors) else (error,)

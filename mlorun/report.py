@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import NamedTemporaryFile
 
 from mlorun.errors import ConfigErrors, MlorunError, RunError
+from mlorun.run.secrets import masked
 
 _LONGEST = 1_000  # characters of a line
 
@@ -22,7 +23,7 @@ def render(error: MlorunError) -> str:
         blocks.append("\n".join(lines))
     if len(faults) > 1:
         blocks.append(f"{len(faults)} faults, nothing was run")
-    return printable("\n\n".join(blocks))
+    return printable(masked("\n\n".join(blocks)))
 
 
 def _short(text: str) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,18 +14,16 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 from yaml import YAMLError
 
-from mlorun.callbacks.checkpoints import FORMAT, Checkpoints
+from mlorun.callbacks.checkpoints import Checkpoints, require_ours
 from mlorun.config.file_checks import require_bounded
 from mlorun.config.places import require_trust
 from mlorun.config.schema import Config
 from mlorun.core.engine import Engine
-from mlorun.errors import ConfigError, RunError, did_you_mean
+from mlorun.errors import ConfigError, DataError, RunError, did_you_mean, faults_in
 from mlorun.run import checkpoint
 from mlorun.run.checkpoint import CheckpointError
-from mlorun.run.find import find_run
 from mlorun.run.folder import RunFolder
 
 log = logging.getLogger("mlorun.run")
@@ -87,25 +87,13 @@ class Restart:
         home = self.folder
         for path, content in checkpoint.good_ones(home.checkpoints):
             length = home.metrics.stat().st_size if home.metrics.exists() else 0
-            if content.get("format") != FORMAT:
-                raise CheckpointError(
-                    "another version of mlorun has written this checkpoint",
-                    where=str(path),
-                    seen=f"format {content.get('format')}, wanted {FORMAT}",
-                )
+            require_ours(content, path)
             if length < content["metrics_bytes"]:
                 log.warning("%s is shorter than %s says; an earlier checkpoint is used", home.metrics, path.name)
                 continue
-            try:
+            with fitting(path):
                 engine.load_state_dict(content["engine"])
                 checkpoints.restore(content, engine.step_count)
-            except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
-                raise RunError(
-                    "the checkpoint does not fit the program that the config describes",
-                    where=str(path),
-                    seen=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
-                    fix="the recipe or its data have changed; start a new run",
-                ) from error
             if engine.train_iters < engine.step_count:
                 raise ConfigError(
                     "the run has done more steps than that",
@@ -125,6 +113,35 @@ class Restart:
         home.cut_metrics(0)
         log.info("the run ended before its first checkpoint: it starts from step 0")
         return 0
+
+
+@contextmanager
+def fitting(path: Path) -> Iterator[None]:
+    """Raise RunError where the content of this checkpoint does not fit what it is put into."""
+    try:
+        yield
+    except (KeyError, ValueError, TypeError, RuntimeError, AttributeError, IndexError) as error:
+        raise RunError(
+            "the checkpoint does not fit the program that the config describes",
+            where=str(path),
+            seen=f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}",
+            fix="the recipe or its data have changed; start a new run",
+        ) from error
+
+
+@contextmanager
+def began_elsewhere(folder: RunFolder) -> Iterator[None]:
+    """Name the folder in which a run began where something is wrong that is looked for in the working folder: a recipe,
+    or data."""
+    try:
+        yield
+    except ConfigError as error:
+        began = folder.facts().get("cwd", os.getcwd())
+        for fault in faults_in(error):
+            of_folder = isinstance(fault, DataError) or (fault.where or "").endswith("._target_")
+            if of_folder and began != os.getcwd():
+                fault.fix = f"the run began in {began}: start this command there; or: {fault.fix}"
+        raise
 
 
 def saved_config(folder: RunFolder) -> DictConfig:
@@ -174,44 +191,6 @@ def _update(config: DictConfig, parsed: Sequence[Override], keys: Sequence[str])
             raise ConfigError(
                 str(error).splitlines()[0], where=key, seen=override.input_line or "", fix="see mlorun show"
             ) from error
-
-
-def load_weights(engine: Engine, source: str) -> None:
-    """Parameters and buffers of a run's newest checkpoint, or of a checkpoint file, into problems and keys of the same
-    name and shape; the log says what matched. Raises ConfigError where nothing does."""
-    if source.endswith(".pt"):
-        content = checkpoint.load(Path(source))
-    else:
-        folder = find_run(source).checkpoints
-        newest = next(checkpoint.good_ones(folder), None)
-        if newest is None:
-            raise ConfigError("no checkpoint of that run can be used", where="init_from", seen=str(folder))
-        content = newest[1]
-    saved: Mapping[str, Any] = content["engine"]["problems"]
-    matched = {
-        name: _load_matching(problem.module, saved[name]["module"])
-        for name, problem in engine.problems.items()
-        if name in saved
-    }
-    if not any(count for count, _ in matched.values()):
-        raise ConfigError(
-            "nothing in that run fits this program",
-            where="init_from",
-            seen=f"problems {', '.join(saved)}",
-            fix="problems are matched by name, and their tensors by name and shape",
-        )
-    for name, problem in engine.problems.items():
-        count, others = matched.get(name, (0, []))
-        total = len(problem.module.state_dict())
-        rest = f"; left as they are: {', '.join(others)}" if others else ""
-        log.info("init_from: %s of %s tensors of %s match%s", count, total, name, rest)
-
-
-def _load_matching(module: nn.Module, saved: Mapping[str, Any]) -> tuple[int, list[str]]:
-    own = module.state_dict()
-    fitting = {key: saved[key] for key, t in own.items() if key in saved and saved[key].shape == t.shape}
-    module.load_state_dict(fitting, strict=False)
-    return len(fitting), [key for key in own if key not in fitting]
 
 
 def _parsed(text: str, command: str = "mlorun resume") -> Override:

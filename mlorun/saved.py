@@ -11,15 +11,17 @@ from typing import Any
 from omegaconf import DictConfig
 
 from mlorun.assemble import build
+from mlorun.callbacks.checkpoints import require_ours
 from mlorun.config.compose import prepare
 from mlorun.config.places import require_trust
 from mlorun.core.engine import Engine
 from mlorun.core.program.problem import Problem
 from mlorun.errors import ConfigError
-from mlorun.restart import saved_config
+from mlorun.restart import fitting, saved_config
 from mlorun.run import checkpoint
 from mlorun.run.find import find_run
 from mlorun.run.folder import RunFolder
+from mlorun.run.record import read_result
 
 
 @dataclass(frozen=True)
@@ -59,8 +61,7 @@ class SavedRun:
     @cached_property
     def result(self) -> dict[str, Any]:
         """result.json; {} where the run has not ended."""
-        path = RunFolder(self.folder).result
-        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        return read_result(RunFolder(self.folder).result) or {}
 
 
 def load(run: str | Path, *, best: bool = False, device: str | None = None, trust: tuple[str, ...] = ()) -> SavedRun:
@@ -91,7 +92,9 @@ def load(run: str | Path, *, best: bool = False, device: str | None = None, trus
         newest = next(checkpoint.good_ones(home.checkpoints), None)
         if newest is None:
             raise checkpoint.CheckpointError("no checkpoint of this run can be used", where=str(home.checkpoints))
-        content = newest[1]
+        path, content = newest
+    require_ours(content, path)
     engine = build(config)
-    engine.load_state_dict(content["engine"])
+    with fitting(path):
+        engine.load_state_dict(content["engine"])
     return SavedRun(home.path, config, engine.step_count, engine)

@@ -20,13 +20,15 @@ from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError
 from mlorun.origin import drift, origin
-from mlorun.restart import Restart, load_weights
+from mlorun.restart import Restart
 from mlorun.run import endings, signals
 from mlorun.run.device import describe
 from mlorun.run.events import Logger, Result, RunFacts
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from mlorun.run.log import buffered, log_to
+from mlorun.run.secrets import masked, masked_config
+from mlorun.weights import load_weights
 
 log = logging.getLogger("mlorun.run")
 
@@ -62,12 +64,18 @@ def _train(
 ) -> Result:
     with buffered() as log_buffer:
         check(config)
-        engine = build(config)
-        loggers = make_loggers(config)
-        callbacks = [*make_callbacks(config), *callbacks]
+        try:
+            engine = build(config)
+            loggers = make_loggers(config)
+            callbacks = [*make_callbacks(config), *callbacks]
+        except Exception as error:
+            if endings.is_out_of_memory(error):
+                raise
+            raise endings.of_config(error) from error.__cause__
         broken: list[BaseException] = []
         try:
             engine.probe()
+            require_callbacks(config, engine, callbacks)
             if config.init_from is not None and restart is None:
                 load_weights(engine, config.init_from)
         except ConfigError:
@@ -108,17 +116,20 @@ def _attempted(
     rewinds = Rewinds(policy.rewinds if policy.policy == "rewind" else 0, policy.factor)
     callbacks = (rewinds, *callbacks)
     checkpoints = _checkpoints(config, home, callbacks)
+    overrides = tuple(map(masked, overrides))
     step = 0 if restart is None else restart.load(engine, checkpoints)
-    newest = restart or Restart(home, config, tuple(overrides))
+    newest = restart or Restart(home, config, overrides)
     now = origin(config, engine)
     changes = [] if restart is None else drift(home.facts().get("origin", {}), now)
+    if restart is not None and home.is_config_edited:
+        changes.append("config.yaml: edited since it was written")
     for change in changes:
         log.warning("not as before: %s. The run goes on, and is not bitwise what it would have been", change)
     with signals.watching(engine.stop, checkpoints.request) as received:
         home.begin(
             name=config.name,
-            config=OmegaConf.to_yaml(config, resolve=True),
-            argv=sys.argv,
+            config=OmegaConf.to_yaml(masked_config(config)),
+            argv=[masked(word) for word in sys.argv],
             overrides=overrides,
             origin=now,
             precision=config.precision,
@@ -130,7 +141,7 @@ def _attempted(
             folder=home.path,
             total_steps=engine.train_iters,
             device=describe(engine.device),
-            overrides=tuple(overrides),
+            overrides=overrides,
             position=lambda: engine.step_count,
         )
         load = partial(newest.load, engine, checkpoints)
@@ -138,17 +149,30 @@ def _attempted(
         return attempt.result(loggers, facts, started)
 
 
+def require_callbacks(config: DictConfig, engine: Engine, callbacks: Sequence[Callback]) -> None:
+    """Raise ConfigError where the program lacks what a callback, or checkpoint.metric, needs. After a probe."""
+    watch = _watch(config)
+    if watch is not None:
+        watch.require(engine)
+    for callback in callbacks:
+        callback.check(engine)
+
+
+def _watch(config: DictConfig) -> Watch | None:
+    wanted = config.checkpoint
+    if wanted.metric is None:
+        return None
+    return Watch(wanted.metric, wanted.mode, "checkpoint.metric", "keep the best checkpoint by")
+
+
 def _checkpoints(config: DictConfig, home: RunFolder, callbacks: Sequence[Callback]) -> Checkpoints:
     wanted = config.checkpoint
-    watch = None
-    if wanted.metric is not None:
-        watch = Watch(wanted.metric, wanted.mode, "checkpoint.metric", "keep the best checkpoint by")
     return Checkpoints(
         home.checkpoints,
         home.metrics,
         When(wanted.every, wanted.seconds, wanted.keep),
         callbacks,
-        watch,
+        _watch(config),
         wanted.keep_best,
         home.expect_checkpoints,
     )

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mlorun import Metric, Problem
 
 from .classification import Batch, Classifier
-from .metrics import accuracy
 
 
 class LearnedImages(nn.Module):
@@ -54,9 +52,7 @@ class Student(FreshClassifier):
 class Distiller(Problem):
     """Upper: the student's cross entropy on real images, after its inner loop. Equation 5 of the paper."""
 
-    student: Problem
+    student: Student
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
-        inputs, labels = batch
-        outputs = self.student(inputs)
-        return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}
+        return self.student.evaluation_step(batch)

@@ -1,88 +1,184 @@
-"""Few-shot regression: Model-Agnostic Meta-Learning (MAML, Finn et al. 2017, arXiv:1703.03400)."""
+"""Few-shot learning: a batch of tasks, each with a copy of one network, trained side by side from a learned start."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, grad, vmap
 
 from mlorun import Metric, Problem
 
-Pairs = tuple[Tensor, Tensor]
-# {"support": (x, y), "query": (x, y)}, each (tasks, points, 1)
-Tasks = Mapping[str, Pairs]
+Weights = tuple[Tensor, ...]
+Points = tuple[Tensor, Tensor]
+# {"support": (inputs, targets), "query": (inputs, targets)}, each (tasks, points, ...)
+Tasks = Mapping[str, Points]
+
+
+def side_by_side(network: nn.Module, weights: Weights, inputs: Tensor) -> Tensor:
+    """The outputs of a copy of the network for each task: weights (tasks, *shape) each, inputs (tasks, points, ...)."""
+    names = [name for name, _ in network.named_parameters()]
+
+    def one(weights: Weights, inputs: Tensor) -> Tensor:
+        outputs: Tensor = functional_call(network, dict(zip(names, weights, strict=True)), (inputs,))
+        return outputs
+
+    outputs: Tensor = vmap(one)(weights, inputs)
+    return outputs
+
+
+class Copies(nn.Module):
+    """A copy of a network for each task: inputs (tasks, points, ...) to (tasks, points, outputs)."""
+
+    def __init__(self, network: nn.Module, tasks: int) -> None:
+        super().__init__()
+        self.network = network.requires_grad_(False)  # gives the form of the copies, never its values
+        self.copies = nn.ParameterList(p.detach().expand(tasks, *p.shape).clone() for p in network.parameters())
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return side_by_side(self.network, tuple(self.copies), inputs)
 
 
 class Learner(Problem):
-    """Lower: squared error on the support points of one task, from the weights of the problem `meta`.
+    """Lower: the sum over a batch of tasks of each one's loss on its support points, each by a copy of its own.
 
-    Every inner loop is a task of its own; its split holds tasks, one a batch.
+    Every inner loop draws new tasks, and starts every copy from the weights of the problem `meta`.
     """
 
     meta: Problem
 
     def __init__(self, **problem: Any) -> None:
         super().__init__(**problem)
-        self._task: Tasks | None = None
+        self._tasks: Tasks | None = None
 
-    def initial_parameters(self) -> Iterable[Tensor]:
-        return self.meta.module.parameters()
+    @abstractmethod
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        """The mean loss of each task, (tasks,)."""
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        """Means over the tasks."""
+        return {"error": self.losses(outputs, targets).mean()}
+
+    def start(self) -> Weights:
+        """The weights that tasks start from, as a function of the problem `meta`."""
+        return tuple(self.meta.module.parameters())
+
+    def starts(self, tasks: int) -> Weights:
+        """Where each of so many tasks starts."""
+        return tuple(w.expand(tasks, *w.shape) for w in self.start())
+
+    def inputs(self, inputs: Tensor) -> Tensor:
+        """What the copies are given."""
+        return inputs
+
+    def objective(self, weights: Weights, support: Points) -> Tensor:
+        """What the inner loop descends, ()."""
+        inputs, targets = support
+        return self.losses(self.outputs(weights, inputs), targets).sum()
+
+    def outputs(self, weights: Weights, inputs: Tensor) -> Tensor:
+        """Of the copies with these weights, (tasks, points, outputs)."""
+        network: nn.Module = self.module.network  # type: ignore[assignment]
+        return side_by_side(network, weights, self.inputs(inputs))
+
+    def training_step(self, batch: Points) -> Tensor:
+        return self.objective(self.theta, batch)
+
+    def initial_parameters(self) -> Iterable[Tensor] | None:
+        return self.starts(len(self.theta[0]))
 
     def on_inner_loop_start(self) -> None:
-        self._task = None
+        self._tasks = None
+
+    @torch.no_grad()
+    def restart(self) -> None:
+        """Go to the start, for a learner whose start is not differentiated."""
+        torch._foreach_copy_(self.theta, self.starts(len(self.theta[0])))
+        self.optimizer.state.clear()
+
+    def tasks(self) -> Tasks:
+        """The tasks at hand, drawn at their first use in an inner loop."""
+        if self._tasks is None:
+            self._tasks = super().get_batch()
+        return self._tasks
+
+    def get_batch(self) -> Points:
+        return self.tasks()["support"]
 
     def state_dict(self) -> Mapping[str, Any]:
-        return {"task": self._task}
+        return {"tasks": self._tasks}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._task = state["task"]
+        self._tasks = state["tasks"]
 
-    def task(self) -> Tasks:
-        """The task at hand, drawn at its first use in an inner loop."""
-        if self._task is None:
-            self._task = super().get_batch()
-        return self._task
 
-    def get_batch(self) -> Pairs:
-        return self.task()["support"]
+class Regression(Learner):
+    """By squared error."""
 
-    def training_step(self, batch: Pairs) -> Tensor:
-        x, y = batch
-        return F.mse_loss(self(x.flatten(0, 1)), y.flatten(0, 1))
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return (outputs - targets).square().flatten(1).mean(1)
+
+
+class Classification(Learner):
+    """By cross entropy; targets (tasks, points) int64."""
+
+    def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
+        return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
+
+    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        right = (outputs.argmax(2) == targets).float().mean()
+        return {**super().metrics(outputs, targets), "accuracy": 100 * right}
 
 
 class Meta(Problem):
-    """Upper: the adapted learner's squared error on the query points of the same task. Equation 1 of the paper."""
+    """Upper: the adapted copies' mean loss on the query points of the same tasks (Finn et al. 2017, equation 1).
+
+    evaluate_after   steps of the learner's gradient descent on new tasks after which they are evaluated, ascending
+    """
 
     learner: Learner
 
-    def get_batch(self) -> Pairs:
-        return self.learner.task()["query"]
+    def __init__(self, *, evaluate_after: Sequence[int], **problem: Any) -> None:
+        super().__init__(**problem)
+        self.evaluate_after = tuple(evaluate_after)
 
-    def training_step(self, batch: Pairs) -> Tensor:
-        x, y = batch
-        return F.mse_loss(self.learner(x.flatten(0, 1)), y.flatten(0, 1))
+    def get_batch(self) -> Points:
+        return self.learner.tasks()["query"]
+
+    def training_step(self, batch: Points) -> Mapping[str, Metric]:
+        inputs, targets = batch
+        learner = self.learner
+        outputs = learner.outputs(learner.theta, inputs)
+        loss = learner.losses(outputs, targets).mean()
+        return {"loss": loss, **{key: value.detach() for key, value in learner.metrics(outputs, targets).items()}}
 
     def evaluation_step(self, batch: Tasks) -> Mapping[str, Metric]:
-        """Mean query error over the tasks, before and after as many steps of gradient descent as in training."""
-        (x, y), (query_x, query_y) = batch["support"], batch["query"]
-        weights = dict(self.module.named_parameters())
-        rate = self.learner.optimizer.param_groups[0]["lr"]
+        (support, (inputs, targets)), learner = (batch["support"], batch["query"]), self.learner
+        return adapted(
+            learner.starts(len(inputs)),
+            lambda weights: learner.objective(weights, support),
+            lambda weights: learner.metrics(learner.outputs(weights, inputs), targets),
+            learner.optimizer.param_groups[0]["lr"],
+            self.evaluate_after,
+        )
 
-        def error(weights: Mapping[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-            return F.mse_loss(functional_call(self.module, dict(weights), (x,)), y)
 
-        def adapted_error(x: Tensor, y: Tensor, query_x: Tensor, query_y: Tensor) -> Tensor:
-            adapted = weights
-            for _ in range(self.learner.update_schedule.unroll_steps):
-                slopes = grad(error)(adapted, x, y)
-                adapted = {name: w - rate * slopes[name] for name, w in adapted.items()}
-            return error(adapted, query_x, query_y)
-
-        before = vmap(lambda x, y: error(weights, x, y))(query_x, query_y)
-        after: Tensor = vmap(adapted_error)(x, y, query_x, query_y)
-        return {"error_before": torch.mean(before), "error_after": after.mean()}
+def adapted(
+    weights: Weights,
+    objective: Callable[[Weights], Tensor],
+    measure: Callable[[Weights], Mapping[str, Tensor]],
+    rate: float,
+    evaluate_after: Sequence[int],
+) -> dict[str, Metric]:
+    """What is measured after so many steps of gradient descent on new tasks, by metric and steps."""
+    found: dict[str, Metric] = {}
+    for step in range(evaluate_after[-1] + 1):
+        if step in evaluate_after:
+            found |= {f"{key}_after_{step}": value for key, value in measure(weights).items()}
+        slopes = grad(objective)(weights)
+        weights = tuple(w - rate * slope for w, slope in zip(weights, slopes, strict=True))
+    return found

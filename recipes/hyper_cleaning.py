@@ -4,12 +4,14 @@ arXiv:1703.01785, section 5.1; as in 2018, arXiv:1806.04910, the weights are not
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mlorun import Metric, Problem
+from mlorun import DataError, Metric, Problem
 
 from .classification import Batch, Classifier
 from .metrics import accuracy, area_under_curve, f1
@@ -60,3 +62,39 @@ class Cleaner(Problem):
         kept = given == truth
         weights = self(rows)
         return {"auc": area_under_curve(weights, kept), "f1": f1(weights > 0.5, kept)}
+
+    def on_run_end(self) -> None:
+        (logits,) = self.theta
+        self.save_artifact("weights", logits.sigmoid())
+
+
+class RetrainedClassifier(Classifier):
+    """The last stage: cross entropy on the training samples that the cleaner keeps, and on all of validation.
+
+    weights   the file of them that a run of the cleaner has left: a sample is kept where its weight is above 1/2. None
+              keeps the samples whose label is right, as an oracle would.
+    """
+
+    def __init__(self, *, weights: str | None, **problem: Any) -> None:
+        super().__init__(**problem)
+        self._kept = None if weights is None else _read(weights).to(self.theta[0].device) > 0.5
+
+    def training_step(self, batch: IndexedBatch) -> Mapping[str, Metric]:  # type: ignore[override]
+        inputs, labels, rows, truth = batch
+        if self._kept is None:
+            kept = labels == truth
+        else:  # validation follows train
+            kept = (rows >= len(self._kept)) | self._kept[rows.clamp(max=len(self._kept) - 1)]
+        outputs = self(inputs)
+        losses = F.cross_entropy(outputs, labels, reduction="none")
+        return {"loss": losses[kept].mean(), "accuracy": lambda: accuracy(outputs[kept], labels[kept])}
+
+
+def _read(file: str) -> Tensor:
+    try:
+        return torch.from_numpy(np.load(file, allow_pickle=False))
+    except (OSError, ValueError) as error:
+        fix = "a weights-*.npy in artifacts/ of a run of a hyper_cleaning experiment"
+        raise DataError(
+            "the weights of a cleaner cannot be read", where="weights", seen=str(error)[:200], fix=fix
+        ) from error

@@ -64,9 +64,7 @@ class Finetune(Classifier):
 class Ignore(Problem):
     """Level 3: the finetuned network's cross entropy on held-out target data. Equation 3 of the paper."""
 
-    finetune: Problem
+    finetune: Finetune
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
-        inputs, labels = batch
-        outputs = self.finetune(inputs)
-        return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}
+        return self.finetune.evaluation_step(batch)

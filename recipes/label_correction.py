@@ -13,7 +13,6 @@ from mlorun import Metric, Problem
 
 from .classification import Classifier
 from .metrics import accuracy
-from .reweighting import Reweight as CleanLoss  # noqa: F401  both upper problems minimize it
 
 # images, given labels, rows of the table, right labels, which only metrics read
 NoisyBatch = tuple[Tensor, Tensor, Tensor, Tensor]

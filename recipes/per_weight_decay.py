@@ -42,9 +42,7 @@ class DecayedClassifier(Classifier):
 class Decays(Problem):
     """Upper: the classifier's cross entropy on validation data."""
 
-    classifier: Problem
+    classifier: DecayedClassifier
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
-        inputs, labels = batch
-        outputs = self.classifier(inputs)
-        return {"loss": F.cross_entropy(outputs, labels), "accuracy": lambda: accuracy(outputs, labels)}
+        return self.classifier.evaluation_step(batch)

@@ -1,9 +1,15 @@
-"""Experiments of a user's own, in ./configs."""
+"""Experiments of a user's own, in ./configs, and ours where there are none."""
 
 from __future__ import annotations
 
+import contextlib
+import tempfile
+from functools import cache
 from pathlib import Path
 
+from omegaconf import DictConfig
+
+from mlorun.config.compose import composed
 from mlorun.config.locations import configs_dir
 
 # two problems without problem options, as the README shows it; no scheduler is chosen
@@ -24,6 +30,13 @@ problems:
   reweight: {_target_: mlorun.recipes.reweighting.Reweight, split: balanced}
   classifier: {_target_: mlorun.recipes.reweighting.WeightedClassifier, split: train, evaluate_on: [test]}
 """
+
+
+@cache
+def shipped(name: str) -> DictConfig:
+    """An experiment of ours in a folder without configs, composed once a process; to be read."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
+        return composed([f"experiment={name}"])
 
 
 class Experiments:

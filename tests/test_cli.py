@@ -10,6 +10,8 @@ import pytest
 from mlorun.cli import VERBS, main
 from mlorun.config.locations import PRIMARY_DIR, configs_dir
 from mlorun.config.locations import options as options_of
+from mlorun.config.schema import PLACED_GROUPS
+from mlorun.config.shorthand import PROBLEM
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +23,27 @@ RUN = ["experiment=mwn_digits", "engine.train_iters=4", "threads=1"]
 
 
 def test_help_shows_commands_worth_copying(capsys: pytest.CaptureFixture[str]) -> None:
-    for words in ([], ["--help"], ["-h"], ["experiment=mwn_digits", "--help"]):
+    for words in ([], ["--help"], ["-h"], ["experiment=mwn_digits", "--help"], ["help"]):
         assert main(words) == 0
         assert capsys.readouterr().out.count("mlorun experiment=mwn_digits") >= 2
+
+
+@pytest.mark.parametrize(
+    ("words", "fix"),
+    [
+        (["train", "seed=1"], "mlorun experiment=NAME seed=1"),
+        (["experiment", "mwn_digits"], "mlorun experiment=mwn_digits"),
+        (["fit", "experiment=mwn_digits"], "mlorun experiment=mwn_digits"),
+        (["list"], "mlorun ls"),
+        (["load", "latest"], "in Python: mlorun.load(RUN)"),
+        (["shwo"], "did you mean show?"),
+    ],
+)
+def test_a_word_that_is_no_verb_gets_the_line_to_type(
+    words: list[str], fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert fix in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -143,9 +163,10 @@ def test_every_experiment_composes_and_checks(name: str) -> None:
 def test_every_option_composes_into_an_experiment(group: str) -> None:
     import mlorun
 
-    placed = group in ("module", "optimizer", "scheduler", "hypergradient", "problem")
+    place = "@problems.classifier" if group == PROBLEM else f"@problems.classifier.{group}"
     for option, path in options_of(group).items():
-        words = ["experiment=mwn_digits", f"{'classifier.' if placed else ''}{group}={option}"]
+        # written out: a short form takes another composition
+        words = ["experiment=mwn_digits", f"{group}{place if group in (PROBLEM, *PLACED_GROUPS) else ''}={option}"]
         try:
             mlorun.compose(words)
         except mlorun.ConfigError:

@@ -17,7 +17,7 @@ FLOORS = (
     ("commands",),
     ("sweeps",),
     ("training",),
-    ("assemble", "verify", "origin", "restart", "attempt", "saved"),
+    ("assemble", "verify", "origin", "restart", "attempt", "saved", "weights"),
     ("callbacks",),
     ("core",),
     ("core.replay",),

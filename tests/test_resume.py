@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,11 @@ import pytest
 
 import mlorun
 from mlorun.cli import main
+from mlorun.errors import MlorunError
 from mlorun.run import checkpoint
 from mlorun.run.events import Result
+from mlorun.run.folder import RunFolder
+from tests.sweeps import tiny
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 SHORT = [
@@ -166,6 +170,106 @@ def test_what_is_not_as_before_is_named_and_recorded() -> None:
         assert f"not as before: {key}" in log("a")
     assert facts("a")["bitwise"] is False
     assert len(facts("a")["attempts"][1]["drift"]) == 3
+
+
+def test_the_console_says_what_a_resumed_run_begins_with(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 8, ["logger=console"])
+    record = facts("a")
+    record["origin"]["versions"]["torch"] = "2.0.0"
+    Path("a/run.json").write_text(json.dumps(record))
+    newest = checkpoint.saved(Path("a/checkpoints"))[0]
+    newest.write_bytes(newest.read_bytes()[:-1])
+    capsys.readouterr()
+    assert main(["resume", "a"]) == 0
+    screen = capsys.readouterr().out
+    for text in ("the checkpoint is damaged", "goes on from step 6", "not as before: versions.torch: 2.0.0, now"):
+        assert screen.count(text) == log("a").count(text) == 1
+
+
+def test_a_config_that_was_edited_by_hand_is_named_and_recorded() -> None:
+    interrupted("a", 5)
+    assert main(["resume", "a", "engine.train_iters=9"]) == 0  # that is no edit
+    assert facts("a")["bitwise"] is True
+    config = Path("a/config.yaml")
+    config.write_text(config.read_text().replace("lr: 0.1", "lr: 0.2"))
+    assert main(["resume", "a", "engine.train_iters=12"]) == 0
+    assert "not as before: config.yaml: edited since it was written" in log("a")
+    assert facts("a")["bitwise"] is False
+    assert main(["resume", "a", "engine.train_iters=15"]) == 0
+    assert log("a").count("edited since") == 1
+
+
+def test_half_a_result_is_none_and_the_run_gets_its_own_again() -> None:
+    run("a")
+    expected = outcome("a")
+    for damaged in ("", '{"status": "finished"', "[]", '{"status": "finished"}'):
+        Path("a/result.json").write_text(damaged)
+        assert main(["resume", "a"]) == 0
+        assert outcome("a") == expected
+
+
+@pytest.mark.parametrize("damaged", [b"", b'{"status": "fin', b"[]", b"{}", b"\xff\xfe", b'{"status": 3}'])
+def test_a_damaged_record_is_one_screen_and_hides_no_other_run(
+    damaged: bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("1", "2"):
+        folder = RunFolder.at(f"runs/x/{name}")
+        folder.begin(name="x", config="", argv=[], overrides=[], origin={}, precision="fp32")
+    Path("runs/x/2/run.json").write_bytes(damaged)
+    for command in (["resume", "latest"], ["rerun", "latest"]):
+        assert main(command) == 2
+        assert "the record of the run cannot be read" in capsys.readouterr().err
+    assert main(["ls", "runs"]) == 0
+    shown = capsys.readouterr().out
+    assert "unreadable" in shown
+    assert "died" in shown
+
+
+def test_a_run_that_stopped_early_is_finished(capsys: pytest.CaptureFixture[str]) -> None:
+    run("a", ["engine.log_every=1", "callback=early_stopping", "callback.early_stopping.metric=reweight/loss",
+              "callback.early_stopping.patience=2", "callback.early_stopping.min_delta=100"])  # fmt: skip
+    before = outcome("a")
+    assert facts("a")["steps"] == 3
+    capsys.readouterr()
+    assert main(["resume", "a"]) == 0
+    assert "finished already" in capsys.readouterr().out
+    assert outcome("a") == before
+
+
+@pytest.mark.parametrize("forge", [{"format": 1}, {"engine": {}}, {"engine": {"problems": 3}}, {"metrics_bytes": None}])
+def test_a_checkpoint_with_the_right_hash_and_other_content_is_one_screen(
+    forge: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    interrupted("a", 5)
+    for path in checkpoint.saved(Path("a/checkpoints")):
+        content = {**checkpoint.load(path), **forge}
+        path.unlink()
+        checkpoint.save(
+            path.parent, checkpoint.step_of(path), {key: value for key, value in content.items() if value is not None}
+        )
+    assert main(["resume", "a"]) == 1
+    assert "checkpoint" in capsys.readouterr().err.splitlines()[0]
+    with pytest.raises(MlorunError):
+        mlorun.load("a")
+    if "engine" in forge:
+        assert main([*SHORT, "init_from=a"]) == 2
+        assert "holds no weights of problems" in capsys.readouterr().err
+
+
+def test_a_run_that_is_resumed_elsewhere_names_the_folder_of_its_recipes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.write(tmp_path)
+    assert main(["experiment=tiny"]) == 0
+    (run_folder,) = (tmp_path / "runs" / "tiny").glob("2*")
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    for name in [name for name in sys.modules if name.split(".")[0] == "recipes"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    for command in (["resume", str(run_folder), "engine.train_iters=9"], ["rerun", str(run_folder)]):
+        assert main(command) == 2
+        assert f"the run began in {tmp_path}: start this command there" in capsys.readouterr().err
 
 
 def test_a_run_in_use_exits_with_6(capsys: pytest.CaptureFixture[str]) -> None:

@@ -19,6 +19,7 @@ from mlorun.core.state import broken_tensors, on_host
 from mlorun.errors import ConfigError, NonFiniteError
 from mlorun.run import checkpoint
 from mlorun.run.atomic import point, sync
+from mlorun.run.checkpoint import CheckpointError
 
 log = logging.getLogger("mlorun.run")
 
@@ -209,6 +210,19 @@ class Checkpoints(Callback):
             other.load_state_dict(state)
         self._best = [(value, at) for value, at in content["best"]][: self._keep_best]
         self._steps = sorted({s for path in checkpoint.saved(self._folder) if (s := checkpoint.step_of(path)) <= step})
+
+
+def require_ours(content: Mapping[str, Any], path: Path) -> None:
+    """Raise CheckpointError for the content of a checkpoint that this version of mlorun has not written."""
+    if content.get("format") != FORMAT:
+        raise CheckpointError(
+            "another version of mlorun has written this checkpoint",
+            where=str(path),
+            seen=f"format {content.get('format')}, wanted {FORMAT}",
+            fix="go on with that version; or begin a new run with its weights: init_from",
+        )
+    if missing := {"engine", "callbacks", "best", "metrics_bytes"} - set(content):
+        raise CheckpointError("a checkpoint lacks parts", where=str(path), seen=f"no {', '.join(sorted(missing))}")
 
 
 def _broken(engine: Engine) -> list[str]:

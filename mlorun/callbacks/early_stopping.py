@@ -36,6 +36,9 @@ class EarlyStopping(Callback):
         self._best: float | None = None
         self._without_improvement = 0
 
+    def check(self, engine: Engine) -> None:
+        self.watch.require(engine)
+
     def on_run_start(self, engine: Engine) -> None:
         self.watch.check(engine)
 

@@ -37,12 +37,16 @@ class Watch:
         """What a value is multiplied by so that smaller is better."""
         return 1.0 if self.mode == "min" else -1.0
 
-    def check(self, engine: Engine) -> None:
-        """Raise ConfigError where no problem and no evaluation is called as the metric begins; warn of a test split."""
+    def require(self, engine: Engine) -> None:
+        """Raise ConfigError where no problem and no evaluation is called as the metric begins."""
         sources = {*engine.problems, *(evaluation.prefix for evaluation in engine.evaluations)}
+        if self.metric.rpartition("/")[0] not in sources:
+            raise self._unknown(engine.metric_names or sorted(f"{one}/loss" for one in sources))
+
+    def check(self, engine: Engine) -> None:
+        """As `require`, and warn of a test split."""
+        self.require(engine)
         source = self.metric.rpartition("/")[0]
-        if source not in sources:
-            raise self._unknown(sorted(f"{one}/loss" for one in sources))
         if "test" in source.split("/") and source not in engine.problems:
             log.warning(
                 "%s is of the test split: what is chosen by it has seen the data that it is judged by. Choose by a "

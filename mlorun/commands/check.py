@@ -23,12 +23,14 @@ def main(args: list[str]) -> int:
     if faults or config is None:
         raise together(faults)
     from mlorun.assemble import build, make_callbacks, make_loggers
+    from mlorun.training import require_callbacks
 
     try:
         engine = build(config)
         make_loggers(config)
-        make_callbacks(config)
+        callbacks = make_callbacks(config)
         engine.probe()
+        require_callbacks(config, engine, callbacks)
     except Exception as error:
         from mlorun.run.endings import is_out_of_memory, of_config
 

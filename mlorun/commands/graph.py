@@ -11,6 +11,7 @@ from rich.console import Console
 
 from mlorun.config.bounds import require_bounds_of_problems
 from mlorun.config.compose import composed
+from mlorun.config.explain import no_experiment
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
 
@@ -20,6 +21,8 @@ MOST_ACTIONS = 40  # of a cycle, that are printed
 def main(args: list[str]) -> int:
     """Print levels, hypergradients and the order of steps."""
     config = composed(args)
+    if not config.problems:
+        raise no_experiment()
     require_bounds_of_problems(config)
     plain: Any = OmegaConf.to_container(config)
     problems = plain["problems"]

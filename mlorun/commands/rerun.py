@@ -26,13 +26,14 @@ def main(args: list[str]) -> int:
             fix="mlorun rerun latest, or the folder of a run, or a name; mlorun ls runs lists them",
         )
     from mlorun.config.compose import prepare
-    from mlorun.restart import changed, saved_config
+    from mlorun.restart import began_elsewhere, changed, saved_config
     from mlorun.training import train
 
     prepare()
     home = find_run(words[0])
     config = changed(saved_config(home), overrides, command="mlorun rerun")
-    result = train(config, [*home.facts()["overrides"], *overrides])
+    with began_elsewhere(home):
+        result = train(config, [*home.facts()["overrides"], *overrides])
     if isinstance(result.error, MlorunError):
         show(result.error)
     return result.exit_code

@@ -15,10 +15,10 @@ with --failed, those that failed are tried again. Overrides may change sweep.job
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mlorun.errors import ConfigError, MlorunError
+from mlorun.loggers.numbers import format_metric
 from mlorun.report import show
 from mlorun.run.find import find, is_sweep
 from mlorun.run.folder import RunFolder
@@ -50,20 +50,22 @@ def main(args: list[str]) -> int:
 
 def _resume_run(folder: Path, overrides: list[str]) -> int:
     from mlorun.config.compose import prepare
-    from mlorun.restart import Restart
+    from mlorun.restart import Restart, began_elsewhere
 
     prepare()
     home = RunFolder(folder)
     restart = Restart.of(home, overrides)
-    if home.is_finished and restart.config.engine.train_iters <= (home.facts().get("steps") or 0):
-        result = json.loads(home.result.read_text(encoding="utf-8"))
+    done = home.final_result
+    more = any(text.startswith("engine.train_iters=") for text in overrides)  # also of one that stopped early
+    if done is not None and not (more and restart.config.engine.train_iters > done["steps"]):
         print(f"finished already: {folder}")
-        for name, value in result["metrics"].items():
-            print(f"  {name}  {value}")
+        for name, value in done["metrics"].items():
+            print(f"  {name}  {format_metric(name, float(value))}")
         return 0
     from mlorun.training import go_on
 
-    result = go_on(restart)
+    with began_elsewhere(home):
+        result = go_on(restart)
     if isinstance(result.error, MlorunError):
         show(result.error)
     return result.exit_code

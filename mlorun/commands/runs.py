@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -62,12 +61,12 @@ def _sweep(folder: Path) -> tuple[str, str, str]:
 def _run(folder: RunFolder) -> tuple[str, str, str]:
     """Status, steps, and what can be done."""
     try:
-        facts: dict[str, Any] = folder.facts()
-    except (OSError, ValueError):
+        facts = folder.facts()
+    except ConfigError:
         return "unreadable", "", ""
-    status = str(facts.get("status"))
+    status = str(facts["status"])
     if status == "running" and not is_locked(folder.path):
         status = "died"  # killed, or its machine went down
     steps = facts.get("steps")
     after = f"mlorun resume {shown_path(folder.path)}" if status in RESUMABLE else ""
-    return status, "" if steps is None else f"{steps:,}", after
+    return status, f"{steps:,}" if isinstance(steps, int) else "", after

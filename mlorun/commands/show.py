@@ -7,11 +7,12 @@ import sys
 from omegaconf import OmegaConf
 
 from mlorun.config.compose import composed
+from mlorun.run.secrets import masked_config
 
 
 def main(args: list[str]) -> int:
     """Print the config; in colour on a terminal."""
-    text = OmegaConf.to_yaml(composed(args))
+    text = OmegaConf.to_yaml(masked_config(composed(args)))
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.syntax import Syntax

@@ -20,11 +20,13 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mlorun.config.bounds import require_bounds
 from mlorun.config.compose import session
+from mlorun.config.explain import no_experiment
 from mlorun.config.schema import SweepConfig
 from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.report import show
 from mlorun.run.folder import require_name
+from mlorun.run.secrets import require_no_secret
 from mlorun.sweeps.jobs import RECORD, Job, jobs_in
 from mlorun.sweeps.ledger import FILE, Ledger, exit_code
 from mlorun.sweeps.processes import share_of_cores
@@ -62,10 +64,13 @@ class TakeOver(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Called before the first job, and only for a sweep."""
+        if OmegaConf.is_missing(config, "name") and "${name}" in str(_plain(config.hydra.sweep)["dir"]):
+            raise SweepRefused(no_experiment())
         folder = Path(config.hydra.sweep.dir).absolute()
         try:
             if not OmegaConf.is_missing(config, "name"):
                 require_name(str(config.name))  # a part of the folder
+            require_no_secret(folder, "hydra.sweep.dir")
             _require_unused(folder)
             _require_numbers(config)
             require_bounds(config.sweep, SweepConfig, "sweep")
@@ -88,15 +93,21 @@ def _require_unused(folder: Path) -> None:
 
 
 def _require_numbers(config: DictConfig) -> None:
-    subdir = OmegaConf.to_container(config.hydra.sweep, resolve=False)
-    assert isinstance(subdir, dict)
-    if subdir["subdir"] != _SUBDIR:
+    subdir = _plain(config.hydra.sweep)["subdir"]
+    if subdir != _SUBDIR:
         raise ConfigError(
             "the folder of a job is its number",
             where="hydra.sweep.subdir",
-            seen=str(subdir["subdir"]),
+            seen=str(subdir),
             fix="leave it out; sweep.json and the table say what each job is",
         )
+
+
+def _plain(node: DictConfig) -> dict[str, Any]:
+    """A node with its interpolations as they are written."""
+    plain = OmegaConf.to_container(node, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
 
 
 def as_typed(facts: HydraConf) -> list[str]:
@@ -142,7 +153,10 @@ def _expanded(config: DictConfig, typed: Sequence[str]) -> list[tuple[str, ...]]
     swept = [one for one in parsed if not one.get_key_element().lstrip("+~").startswith("sweep.")]
     if any(one.is_sweep_override() for one in parsed if one not in swept):
         raise ConfigError("how a sweep runs is one thing for all its jobs", where="sweep", seen=" ".join(words))
-    (jobs,) = BasicSweeper.split_arguments(swept, None)
+    (jobs,) = BasicSweeper.split_arguments(swept, None) or ([],)
+    if not jobs:
+        seen = " ".join(str(one.input_line) for one in swept if one.is_sweep_override())
+        raise ConfigError("a sweep over nothing", where=seen, fix="a range ends before its last number: range(0,3)")
     _require_composable(jobs[0], swept, config)
     return [tuple(overrides) for overrides in jobs]
 

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from keyword import iskeyword
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config import optimizer_defaults
+from mlorun.config import methods, optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.bounds import out_of_bounds
+from mlorun.config.explain import no_experiment
 from mlorun.config.locations import options
-from mlorun.config.places import Allowed
+from mlorun.config.places import PLACES, Allowed
 from mlorun.config.recipes import make_recipes_importable
 from mlorun.config.resolve import missing, resolve
 from mlorun.config.schema import (
@@ -26,7 +29,7 @@ from mlorun.config.schema import (
     ProblemConfig,
     SweepConfig,
 )
-from mlorun.errors import ConfigError, did_you_mean, together
+from mlorun.errors import ConfigError, did_you_mean, nearest, said_once, together
 
 # keys of a node with a _target_ that are not arguments
 DIRECTIVES = ("_target_", "_partial_", "_convert_", "_recursive_", "_args_")
@@ -37,15 +40,14 @@ CALLED = ("optimizer", "scheduler")
 def check(config: DictConfig) -> None:
     """Raise ConfigErrors with every fault; a ConfigError where there is only one."""
     make_recipes_importable()
-    faults = list(_faults(config))
+    faults = said_once(_faults(config))
     if faults:
         raise together(faults)
 
 
 def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if not config.problems:
-        experiments = ", ".join(options("experiment"))
-        yield ConfigError("no experiment was chosen", fix=f"mlorun experiment=NAME; known: {experiments}")
+        yield no_experiment()
         return
     # the checks below read every value
     resolve(config)
@@ -62,6 +64,14 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
     if any(node["split"] or node["evaluate_on"] for node in plain["problems"].values()):
         yield from _part(plain["data"], "data", "data=OPTION", Allowed.at("data", trusted))
     for group in ("logger", "callback"):
+        if "_target_" in plain[group]:
+            yield ConfigError(
+                f"a {group} stands under a name of its own",
+                where=group,
+                seen=f"_target_: {plain[group]['_target_']}",
+                fix=f"in its file, one level lower: NAME: {{_target_: {plain[group]['_target_']}}}",
+            )
+            continue
         for name, entry in plain[group].items():
             yield from _part(entry, f"{group}.{name}", f"{group}=OPTION", Allowed.at(group, trusted))
     for name, node in plain["problems"].items():
@@ -70,7 +80,7 @@ def _faults(config: DictConfig) -> Iterator[ConfigError]:
 
 def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iterator[ConfigError]:
     where = f"problems.{name}"
-    if not name.isidentifier():
+    if not name.isidentifier() or iskeyword(name):
         yield ConfigError("a problem's name must be a Python name: losses call it as self.NAME", where=where, seen=name)
     yield from out_of_bounds(node, ProblemConfig, where)
     yield from optimizer_defaults.faults(node["optimizer_defaults"], f"{where}.optimizer_defaults")
@@ -82,10 +92,19 @@ def _problem(name: str, node: Mapping[str, Any], trusted: Sequence[str]) -> Iter
     for key, value in further.items():
         yield from _below(value, f"{where}.{key}", Allowed.at("argument", trusted))
     try:
-        accepted = arguments(Allowed.at("problem", trusted).locate(node["_target_"], where))
+        kind = Allowed.at("problem", trusted).locate(node["_target_"], where)
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(kind):
+        yield from methods.faults(kind, f"{where}._target_")
+        if name in methods.of_base(kind, "Problem") or name in PROBLEM_ARGUMENTS:
+            yield ConfigError(
+                f"no problem can be called {name}: self.{name} is something else in a loss",
+                where=where,
+                fix="rename it",
+            )
+    accepted = arguments(kind)
     if accepted is not None:
         yield from _bound(node["_target_"], accepted, further, where, passed=PROBLEM_ARGUMENTS, others=PROBLEM_KEYS)
 
@@ -124,6 +143,8 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
     except ConfigError as fault:
         yield fault
         return
+    if inspect.isclass(target) and allowed.place == PLACES["callback"]:
+        yield from methods.faults(target, f"{where}._target_")
     accepted = arguments(target)
     if accepted is None:
         return
@@ -142,7 +163,8 @@ def _call(node: Mapping[str, Any], where: str, allowed: Allowed, *, positional: 
         passed = tuple(name for name in accepted.required if name not in given)
     elif positional and (first := next(iter(accepted.required), None)) and first not in given:
         message = f"{node['_target_']} needs {first!r}, which mlorun passes later"
-        yield ConfigError(message, where=where, fix=f"++{where}._partial_=true")
+        fix = f"_partial_: true beside the _target_ in its file, or ++{where}._partial_=true"
+        yield ConfigError(message, where=where, fix=fix)
         return
     yield from _bound(node["_target_"], accepted, given, where, passed=passed)
 
@@ -174,6 +196,12 @@ def _bound(
         elif key in passed or not accepted.open:
             known = [*free, *(name for name in others if not name.startswith("_"))]
             fix = did_you_mean(key, known) if known else f"drop it: {target} takes no arguments"
+            group = where.rpartition(".")[2]
+            if group in PLACED_GROUPS and nearest(key, known) is None:
+                fix += (
+                    f"; a new _target_ keeps the keys of the option before it: put it into configs/{group}/NAME.yaml, "
+                    f"and choose {where.removeprefix('problems.').rpartition('.')[0]}.{group}=NAME"
+                )
             yield ConfigError(f"{target} has no argument {key!r}", where=path, seen=f"{key}: {value!r}", fix=fix)
     for name in accepted.required:
         if name in free and name not in given:

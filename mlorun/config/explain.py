@@ -28,7 +28,7 @@ from mlorun.config.option_files import defaults_list as entries_of
 from mlorun.config.schema import CLOSED, PLACED_GROUPS, TOP_KEYS
 from mlorun.config.shorthand import PROBLEM, chosen, expand
 from mlorun.config.unknown import meant
-from mlorun.errors import ConfigError, MlorunError, did_you_mean
+from mlorun.errors import ConfigError, MlorunError, did_you_mean, nearest
 
 FOREIGN = (HydraException, OmegaConfBaseException, yaml.YAMLError)
 # raised by Hydra as bare ValueErrors
@@ -41,8 +41,15 @@ _HYDRA_VALUE_ERRORS = (
 )
 _THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegaconf))
 _OURS = Path(__file__).parents[1]
+_MOST_NAMES = 24  # options that a fix lists
 _LONG = 200  # characters of an argument, beside the name of a file
 EXPERIMENT = "experiment"  # the group of experiments
+# what other programs call keys of mlorun
+OTHER_WORDS = {
+    **dict.fromkeys(("epochs", "steps", "max_steps", "iterations"), "engine.train_iters=N, counted in global steps"),
+    **dict.fromkeys(("gpu", "gpus", "cuda", "accelerator"), "device=cuda, or device=auto"),
+    **dict.fromkeys(("output_dir", "out", "save_dir", "root"), "run.root=FOLDER"),
+}
 # groups whose options are chosen for one problem: NAME.GROUP=OPTION
 OF_A_PROBLEM = (*PLACED_GROUPS, PROBLEM)
 
@@ -152,7 +159,14 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
             fix=f"leave it out: mlorun -m runs the jobs of a sweep itself; or pip install hydra-{option}-launcher",
         )
     if known := [str(name) for name in error.options or options(group)]:
-        return ConfigError(f"{group} has no option {option!r}", where=where, fix=did_you_mean(option, known))
+        fix = did_you_mean(option, known)
+        if len(known) > _MOST_NAMES:
+            near = nearest(option, known)
+            fix = f"{f'did you mean {near}? ' if near else ''}mlorun ls {group} lists them"
+        places = (f"configs/{group}/{option}.yml", f"configs/{option}.yaml", f"{group}/{option}.yaml", f"{option}.yaml")
+        if elsewhere := next((place for place in places if Path(place).is_file()), None):
+            fix = f"{elsewhere} is looked for as configs/{group}/{option}.yaml"
+        return ConfigError(f"{group} has no option {option!r}", where=where, fix=fix)
     if group:
         return ConfigError(f"there is no config group {group!r}", where=where, fix=did_you_mean(group, groups()))
     return ConfigError(f"there is no config {option!r}", where=where, seen=_first_line(error))
@@ -161,6 +175,9 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
 def _syntax(error: OverrideParseException) -> ConfigError:
     lines = [line for line in str(error).splitlines() if not line.startswith(("See https", "Error parsing override"))]
     fix = "key=value; +key=value adds a key, ~key removes one; quote brackets, braces and spaces from the shell"
+    if error.override and error.override.startswith("-"):
+        sweep = "; only a run is a sweep: mlorun -m OVERRIDES..." if error.override in ("-m", "--multirun") else ""
+        return ConfigError("a flag has no place here", where=error.override, fix=f"leave it out{sweep}")
     if "EQUAL" in str(error):
         fix = f"{error.override}=VALUE; a verb comes first: mlorun VERB OVERRIDES..."
     return ConfigError("an override cannot be read", where=error.override, seen=" ".join(lines), fix=fix)
@@ -173,13 +190,31 @@ def _key_or_value(error: OmegaConfBaseException, file: str | None, arguments: Se
     if file and file.startswith("experiment/") and key == "experiment":
         return lacks_first_line(f"configs/{file}.yaml")
     if isinstance(error, ValidationError):
-        return ConfigError(f"{key or 'a value'} has the wrong type", where=where, seen=message)
+        return ConfigError(
+            f"{key or 'a value'} has the wrong type", where=where, seen=message, fix=_right(where, error)
+        )
     if not re.match(r"Key '.*' (not in|is not in struct)", message):
         return ConfigError(message, where=where)
     parent = getattr(error, "parent_node", None)
     known = [str(name) for name in parent] if isinstance(parent, DictConfig) else []
     plain = OmegaConf.to_container(parent) if isinstance(parent, DictConfig) else None
     return _unknown_key(key, known, where, arguments, plain)
+
+
+def _right(where: str | None, error: ValidationError) -> str | None:
+    """The line to type where a list, a text or a whole number was meant."""
+    key, _, value = (where or "").partition("=")
+    message = str(error)
+    if not value:
+        return None
+    if "is not a ListConfig, list or tuple" in message:
+        return "a list stands in brackets: KEY: [VALUE]" if value.startswith("{") else f"'{key}=[{value}]'"
+    if "Cannot convert 'list' to string" in message and "," not in value:
+        return f"{key}={value.strip('[]')}"
+    if "could not be converted to Integer" in message and re.fullmatch(r"[-+\d.e]+", value):
+        number = float(value)
+        return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}: a whole number"
+    return None
 
 
 def _unknown_key(
@@ -193,7 +228,7 @@ def _unknown_key(
         return ConfigError(
             f"there is no key {name!r}, and no experiment was chosen that has a problem {name}",
             where=where,
-            fix=f"mlorun experiment=NAME {where}; known: {', '.join(options(EXPERIMENT))}",
+            fix=f"mlorun experiment=NAME {where}; mlorun ls {EXPERIMENT} lists them",
         )
     known = sorted({*TOP_KEYS, *problems}) if not before else sorted(siblings)
     if not before and name in OF_A_PROBLEM:
@@ -204,6 +239,11 @@ def _unknown_key(
             where=where,
             fix=f"{name}=OPTION; known: {', '.join(options(name))}",
         )
+    if not before and name in problems:
+        fix = f"{name}.KEY=VALUE, {name}.optimizer=OPTION, or {name}.problem=OPTION in place of all of it"
+        return ConfigError(f"{name} is a problem", where=where, fix=fix)
+    if not before and name in OTHER_WORDS:
+        return ConfigError(f"there is no key {name!r}", where=where, fix=OTHER_WORDS[name])
     value = where.partition("=")[2] if where is not None and where in arguments else None
     deeper = meant(name, value, plain, before)
     fix = f"did you mean {' or '.join(deeper)}?" if deeper else did_you_mean(name, known)
@@ -238,6 +278,13 @@ def _composition(error: BaseException, arguments: Sequence[str]) -> ConfigError:
             where=next((word for word in arguments if word.startswith("experiment=")), None),
             seen=message if message == type(error).__name__ else f"{type(error).__name__}: {message}",
             fix="an entry of a defaults list is '- GROUP: OPTION', a word of a command KEY=VALUE; OPTION is one name",
+        )
+    if early := re.search(r"In (\S+): Override '(\S+) : ([^']*)' is defined before", text):
+        return ConfigError(
+            f"override {early[2]} stands before entries that add something",
+            where=f"the defaults list of configs/{early[1]}.yaml",
+            seen=f"- override /{early[2]}: {early[3]}",
+            fix="move that entry to the end of the list, after _self_",
         )
     if nothing := re.search(r"In '([^']+)': Could not override '([^'@]+)@([^']+)'\.", text):
         return _nothing_to_override(nothing[1], nothing[2], nothing[3])
@@ -310,6 +357,13 @@ def _nothing_to_override(file: str, group: str, package: str) -> ConfigError:
         fix = f"choose one in the defaults list of the problem's option, /{group}@{group}: OPTION; or {fix}"
     message = f"configs/{file}.yaml overrides {group}@{package}, which nothing chooses before"
     return ConfigError(message, where=where, fix=fix)
+
+
+def no_experiment() -> ConfigError:
+    """A command needs the problems of an experiment, and names none."""
+    return ConfigError(
+        "no experiment was chosen", fix=f"mlorun experiment=mwn_digits, or another; mlorun ls {EXPERIMENT} lists them"
+    )
 
 
 def lacks_first_line(where: str, seen: str | None = None) -> ConfigError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,18 @@ def require_bounded(path: Path) -> None:
             seen=f"{nodes:.2g} values",
             fix=f"{MOST_NODES:,} values at most",
         )
+
+
+def require_no_mark(path: Path) -> None:
+    """Raise ConfigError for a file with a byte order mark: Hydra would not see its first line."""
+    with path.open("rb") as file:
+        if file.read(len(BOM_UTF8)) == BOM_UTF8:
+            raise ConfigError(
+                "a config file begins with a byte order mark",
+                where=str(path),
+                seen="EF BB BF, before its first line",
+                fix="save it as UTF-8 without one (without BOM, or signature)",
+            )
 
 
 def _brackets(text: str) -> int:

@@ -40,7 +40,8 @@ def options(group: str) -> dict[str, Path]:
     files: dict[str, Path] = {}
     for folder in config_folders():
         for path in sorted((folder / group).glob("*.yaml")):
-            files.setdefault(path.stem, path)
+            if path.is_file():
+                files.setdefault(path.stem, path)
     return dict(sorted(files.items()))
 
 

@@ -10,10 +10,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
+from mlorun.config.file_checks import LARGEST_FILE, require_bounded
+from mlorun.errors import ConfigError
+
 
 def description(path: Path) -> str:
     """The text of the `# about:` line; empty where there is none."""
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in _lines(path):
         if line.startswith("# about:"):
             return line.removeprefix("# about:").strip()
         if not line.startswith("#"):
@@ -28,7 +31,7 @@ def option_summary(path: Path) -> dict[str, str]:
     problem that steers others, `use it ...`, and a command.
     """
     head: list[str] = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines()[1:]:
+    for line in _lines(path)[1:]:
         if not line.startswith("#   "):
             break
         head.append(line.removeprefix("#").strip())
@@ -60,12 +63,20 @@ def defaults_list(path: Path) -> list[Any]:
 
 
 def content(path: Path) -> dict[Any, Any]:
-    """The keys of a file as they are written; empty for one that is no YAML mapping."""
+    """The keys of a file as they are written; empty for one that is no YAML mapping, or that no config may be."""
     try:
+        require_bounded(path)
         keys = OmegaConf.to_container(OmegaConf.load(path), resolve=False)
-    except (YAMLError, OmegaConfBaseException, UnicodeDecodeError):  # reported where the option is chosen
+    except (YAMLError, OmegaConfBaseException, ConfigError, ValueError, OSError):  # reported where it is chosen
         return {}
     return keys if isinstance(keys, dict) else {}
+
+
+def _lines(path: Path) -> list[str]:
+    """Of a file that a config may be; none of a larger one."""
+    with open(path, "rb") as file:
+        text = file.read(LARGEST_FILE + 1)
+    return [] if len(text) > LARGEST_FILE else text.decode(errors="replace").splitlines()
 
 
 def _typed(entries: list[Any]) -> Iterator[str]:

@@ -52,7 +52,7 @@ PLACES = {
         "data",
         tuple(
             f"mlorun.data.{name}"
-            for name in ("digits", "mnist", "long_tailed", "sinusoids", "regression", "digit_sources")
+            for name in ("digits", "mnist", "long_tailed", "sinusoids", "regression", "digit_sources", "digit_tasks")
         ),
     ),
     "logger": Place("a logger", ("mlorun.loggers.console", "mlorun.loggers.jsonl", "mlorun.loggers.tensorboard")),

@@ -69,10 +69,10 @@ PROBLEM_ARGUMENTS = (
 class DependenciesConfig:
     """u2l: whose optimum an upper problem differentiates through; l2u: who steps after a lower one.
 
-    An empty one is the reverse of the other.
+    Without u2l it is the reverse of l2u; {} is nobody, as in a game. An empty l2u is the reverse of u2l.
     """
 
-    u2l: dict[str, list[str]] = field(default_factory=dict)
+    u2l: dict[str, list[str]] | None = None
     l2u: dict[str, list[str]] = field(default_factory=dict)
 
 
@@ -109,7 +109,7 @@ class CheckpointConfig:
     seconds: float = field(default=60.0, metadata=_FROM_0)  # 0: not by time
     keep: int = field(default=2, metadata=_FROM_1)  # the newest that stay
     metric: str | None = None  # whose best checkpoints stay too: PROBLEM/METRIC or SPLIT/METRIC
-    mode: str = "min"  # or max
+    mode: str = field(default="min", metadata={"one_of": ("min", "max")})
     keep_best: int = field(default=1, metadata=_FROM_1)
 
 

@@ -13,7 +13,9 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
+from hydra._internal.hydra import Hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
@@ -31,6 +33,8 @@ PROBLEM = "problem"  # the group whose options are whole problems
 _KEY = r"[^\W\d][\w-]*"
 _SHORT = re.compile(rf"(?P<sign>\+\+|\+|~)?(?P<first>{_KEY})\.(?P<rest>[^=@/]+)(?P<value>=.*)?", re.DOTALL)
 _DELETED = re.compile(rf"~{_KEY}\.[^=@/]+")
+# what `with_choices` composed, as long as Hydra stays initialized: an error screen asks for the same several times
+_composed: WeakKeyDictionary[Hydra, dict[tuple[str, ...], DictConfig | None]] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
@@ -105,18 +109,22 @@ def chosen(overrides: Sequence[str]) -> Experiment | None:
 
 
 def with_choices(overrides: Sequence[str]) -> DictConfig | None:
-    """The config with those of these overrides that choose an option; None where it cannot be composed.
+    """The config with those of these overrides that choose an option, to be read; None where it cannot be composed.
 
     Of options that are swept over, the first is taken.
     """
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     loader = hydra.config_loader
+    known = _composed.setdefault(hydra, {})
     try:
         groups = set(loader.list_groups("")) - {"hydra"}
         parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-        choices = [_first(override) for override in parsed if override.key_or_group in groups]
-        return loader.load_configuration(PRIMARY, choices, run_mode=RunMode.RUN)
+        choices = tuple(_first(override) for override in parsed if override.key_or_group in groups)
+        if choices not in known:
+            known[choices] = None  # for the next who asks, if composing it raises
+            known[choices] = loader.load_configuration(PRIMARY, list(choices), run_mode=RunMode.RUN)
+        return known[choices]
     except (HydraException, OmegaConfBaseException, YAMLError, ValueError, RecursionError):
         return None
 

@@ -15,7 +15,7 @@ from hydra.core.plugins import Plugins
 from hydra.plugins.config_source import ConfigResult
 from omegaconf import DictConfig, OmegaConf
 
-from mlorun.config.file_checks import require_bounded, require_defaults_list, require_no_hydra
+from mlorun.config.file_checks import require_bounded, require_defaults_list, require_no_hydra, require_no_mark
 from mlorun.config.locations import OURS, configs_dir, options, user_configs_dir
 from mlorun.config.option_files import defaults_list
 from mlorun.errors import ConfigError
@@ -55,6 +55,7 @@ class UserConfigs(FileConfigSource):
         file = Path(self.path) / f"{config_path.removesuffix('.yaml')}.yaml"
         if file.is_file():
             require_bounded(file)
+            require_no_mark(file)
         where = f"configs/{config_path.removesuffix('.yaml')}.yaml"
         try:
             result = super().load_config(config_path)

@@ -32,7 +32,7 @@ def locate(target: Any, where: str, roots: Sequence[str]) -> Callable[..., Any]:
         below = _below(named, name, ".".join((first, *rest[:depth])), target, path)
         if below is None:
             parent = ".".join((first, *rest[: depth - 1]))
-            raise ConfigError(f"{parent} has no {name!r}", where=path, seen=target, fix=_suggestion(named, name))
+            raise ConfigError(f"{parent} has no {name!r}", where=path, seen=target, fix=_fix(named, name))
         named = below
         # torch.os.system begins with torch, and os is not part of torch
         if inspect.ismodule(named) and named.__name__.split(".")[0] not in roots:
@@ -84,13 +84,21 @@ def _module(name: str, target: str, path: str) -> ModuleType | None:
 
 
 def _broken(name: str, target: str, path: str, error: BaseException) -> ConfigError:
-    lines = str(error).splitlines()
+    lines = str(error.msg if isinstance(error, SyntaxError) else error).splitlines()
     seen = f"{type(error).__name__}: {lines[0] if lines else ''}"
     if isinstance(error, SyntaxError):
         seen += f" ({error.filename}, line {error.lineno})"
     return ConfigError(
         f"{name} does not import", where=path, seen=seen, fix=f"correct it; python -c 'import {name}' shows the error"
     )
+
+
+def _fix(parent: Any, name: str) -> str:
+    """What to write in place of a name that the parent does not have."""
+    suggestion = _suggestion(parent, name)
+    if getattr(parent, "__name__", None) != "recipes" or suggestion.startswith("did you mean"):
+        return suggestion
+    return f"put your classes into recipes/{name}.py in this folder; {suggestion}"
 
 
 def _suggestion(parent: Any, name: str) -> str:

@@ -17,6 +17,9 @@ class Callback(ABC):  # noqa: B024
     no longer the one that its config describes.
     """
 
+    def check(self, engine: Engine) -> None:  # noqa: B027
+        """Before anything is written: raise ConfigError where this program lacks what the callback needs."""
+
     def on_run_start(self, engine: Engine) -> None:  # noqa: B027
         """Before the first global step of this run; `engine.step_count` is not 0 where it goes on from a state."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
@@ -30,6 +31,8 @@ from mlorun.run import generators
 from mlorun.run.device import Precision
 from mlorun.run.events import Event
 from mlorun.run.generators import GeneratorState, OwnGenerators
+
+log = logging.getLogger("mlorun.core")
 
 CPU = torch.device("cpu")
 
@@ -90,7 +93,7 @@ class Engine:
         self._check_owners()
         self._check_differentiated()
         self.program = FunctionalProgram(self.problems, device)
-        self.recorder = Recorder(self.program, self.graph, record_all=record_all)
+        self.recorder = Recorder(self.program, self.graph, record_all=record_all, rough=self.precision.name != "fp32")
         self.adjoint = Adjoint(self.graph, self.recorder.views)
         self.guard = Guard(self.recorder.views, self.adjoint, at_once=device.type == "cpu")
         at_once = device.type == "cpu"
@@ -110,6 +113,7 @@ class Engine:
         self._actions_done = 0  # of the global step at hand
         self._metrics: dict[str, float] = {}  # the newest of every report and evaluation
         self.metric_steps: dict[str, int] = {}  # at which step each of them was
+        self.metric_names: tuple[str, ...] = ()  # what a probe has seen
         self._evaluated = -1  # the step of the last evaluation
         self._stop = False
         self._probed = False
@@ -152,10 +156,22 @@ class Engine:
     # the loop
 
     def probe(self) -> None:
-        """Evaluate every loss once and see that every declared edge is read. Leaves no trace. Raises GraphError."""
+        """Evaluate every loss once, and a batch of every evaluation, and see that every declared edge is read. Leaves
+        no trace. Raises GraphError or ConfigError."""
         with self._held_generators():
-            if not probe(self.program, self.graph).draws_on_host:
+            probed = probe(self.program, self.graph)
+            if not probed.draws_on_host:
                 self.program.leave_host_generators()
+            evaluated = [name for one in self.evaluations for name in one.probe(self.program)]
+        self.metric_names = (*probed.metrics, *evaluated)
+        updates = self.plan.updates(self.train_iters)
+        for name in self.graph.names if self.train_iters else ():
+            if not updates[name]:
+                log.warning(
+                    "%s takes no step in engine.train_iters=%s: see mlorun graph for the order of steps",
+                    name,
+                    f"{self.train_iters:,}",
+                )
         self._probed = True
 
     def run(self, emit: Emit = lambda event: None, callbacks: Sequence[Callback] = ()) -> dict[str, float]:
@@ -313,6 +329,11 @@ class Engine:
         self._evaluated = self.step_count
         for callback in callbacks:
             callback.on_evaluation(self, metrics)
+
+    @property
+    def remarks(self) -> dict[str, str]:
+        """What a person must know of the run that is no metric: sentences, by what they are about."""
+        return {**self.reporter.remarks, **self.recorder.watch.remarks}
 
     @property
     def newest_metrics(self) -> dict[str, float]:

@@ -23,34 +23,52 @@ class Evaluation:
     split: Any
     batch_size: int
 
-    def run(self, program: FunctionalProgram) -> dict[str, float]:
-        """Means over the samples of the split, and metrics of the whole of it, as numbers."""
+    def probe(self, program: FunctionalProgram) -> dict[str, float]:
+        """As `run` on the first batch, which may be all there is."""
+        try:
+            return self.run(program, first_only=True)
+        except Exception as error:
+            error.add_note(f"in the evaluation of {self.problem} on {self.prefix}")
+            raise
+
+    def run(self, program: FunctionalProgram, *, first_only: bool = False) -> dict[str, float]:
+        """Means over the samples of the split, and metrics of the whole of it, as numbers. Raises ConfigError for what
+        is no metric.
+
+        first_only   of the first batch, and those of the whole only where that is all
+        """
         problem = program.problems[self.problem]
+        title = type(problem).__name__
         totals: dict[str, Tensor] = {}
         collected: list[Any] = []
         count = 0
         with program.evaluating():
             for batch in ordered_batches(self.split, self.batch_size, program.device):
+                if first_only and count:
+                    whole = {}
+                    break
                 size = batch_length(batch)
                 count += size
-                result = dict(problem.evaluation_step(batch))
-                outputs = result.pop("outputs", None)
+                result = problem.evaluation_step(batch)
+                outputs = result.get("outputs") if isinstance(result, Mapping) else None
                 if outputs is not None:
                     collected.append(outputs)
-                for key, value in metrics_of(result).items():
-                    part = value.detach().double() * size if value.device.type != "mps" else value.detach() * size
+                for key, value in metrics_of(result, f"{title}.evaluation_step").items():
+                    part = _wide(value.to(program.device)) * size
                     totals[key] = totals[key] + part if key in totals else part
-            means = {key: total / count for key, total in totals.items()}
-            whole = metrics_of(problem.evaluation_end(_joined(collected) if collected else None))
-        metrics = {**means, **{key: value.to(program.device).to(_wide(value)) for key, value in whole.items()}}
+            else:
+                ended = problem.evaluation_end(_joined(collected) if collected else None)
+                whole = {} if ended is None else metrics_of(ended, f"{title}.evaluation_end")
+        means = {key: total / count for key, total in totals.items()}
+        metrics = {**means, **{key: _wide(value.to(program.device)) for key, value in whole.items()}}
         if not metrics:
             return {}
         numbers = torch.stack([value.reshape(()) for value in metrics.values()]).tolist()
         return {f"{self.prefix}/{key}": number for key, number in zip(metrics, numbers, strict=True)}
 
 
-def _wide(value: Tensor) -> torch.dtype:
-    return torch.float32 if value.device.type == "mps" else torch.float64
+def _wide(value: Tensor) -> Tensor:
+    return value.float() if value.device.type == "mps" else value.double()
 
 
 def _joined(parts: list[Any]) -> Any:

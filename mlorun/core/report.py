@@ -54,7 +54,7 @@ class Reporter:
 
         Raises NonFiniteError where a loss, or a gradient since the last report, is not finite.
         """
-        newest = {name: metrics_of(self._newest[name]) for name in self._graph.names if name in self._newest}
+        newest = {name: self._metrics(name) for name in self._graph.names if name in self._newest}
         if not newest:
             return {}
         flags = self.guard.flags
@@ -77,6 +77,9 @@ class Reporter:
                 raise self.guard.error(name, metrics[name]["loss"], when)
         flags.clear()
         return {f"{name}/{key}": number for name, values in metrics.items() for key, number in values.items()}
+
+    def _metrics(self, name: str) -> dict[str, Tensor]:
+        return metrics_of(self._newest[name], f"the training_step of {name}")
 
     def _count_skips(
         self, counts: Mapping[str, Mapping[str, float]], metrics: dict[str, dict[str, float]], step: int, when: str
@@ -107,7 +110,7 @@ class Reporter:
     def state_dict(self) -> dict[str, Any]:
         """What the next report would say; metrics that are functions are computed now."""
         return {
-            "newest": {name: metrics_of(result) for name, result in self._newest.items()},
+            "newest": {name: self._metrics(name) for name in self._newest},
             "measured": {name: dict(telemetry) for name, telemetry in self._measured.items()},
             "flags": dict(self.guard.flags),
             "skips": None if self.skips is None else self.skips.state_dict(),
@@ -127,7 +130,9 @@ class Reporter:
 def _numbers(*groups: Mapping[str, Mapping[str, Tensor]]) -> list[dict[str, dict[str, float]]]:
     """Each () tensor of two-level mappings as a number, all of them in one wait for the device."""
     tensors = [value for group in groups for values in group.values() for value in values.values()]
-    numbers = iter(torch.stack([value.float().reshape(()) for value in tensors]).tolist())
+    # a recipe may give plain numbers, which are on the host
+    device = next((value.device for value in tensors if value.device.type != "cpu"), None)
+    numbers = iter(torch.stack([value.to(device).float().reshape(()) for value in tensors]).tolist())
     return [
         {name: {key: next(numbers) for key in values} for name, values in group.items() if values} for group in groups
     ]

@@ -15,6 +15,7 @@ from mlorun.core.replay.recorder import Recorder
 from mlorun.core.report import Reporter
 from mlorun.core.roll_back import RollBack
 from mlorun.core.skips import Skips
+from mlorun.errors import GraphError
 from mlorun.hypergradient import derivatives
 from mlorun.run.device import Precision
 
@@ -57,8 +58,10 @@ class Stepper:
         if action.starts:
             self._recorder.start_inner_loop(name)
             problem.restart_inner_loop()
+            written = [parameter._version for parameter in problem.theta]
             problem.on_inner_loop_start()
             if name in self._roll_backs:
+                self._recorder.watch.at_start(problem, written)
                 self._roll_backs[name].keep()
         kept = None if self._skips is None else self._skips.before(name)
         position = self._recorder.position(problem)
@@ -68,19 +71,42 @@ class Stepper:
             result = problem.training_step(batch)
         loss = loss_of(result, name)
         self._reporter.see(name, result)
-        self._add_gradient(problem, loss, measure, step_count)
+        try:
+            self._add_gradient(problem, loss, measure, step_count)
+        except RuntimeError as error:
+            self._check_frozen(error)
+            raise
         problem.grad_callback()
         finite = True if self._skips is None or kept is None else self._skips.look(problem, loss, kept)
         if action.updates:
-            self._recorder.before_update(problem)
+            watch = self._recorder.watch
+            if finite is False:
+                self._recorder.leave_out(name)
+            else:
+                self._recorder.before_update(problem)
+                watch.see_gradient(problem, due=measure)
             scaled = problem.update.scaler is not None
             problem.update.step(loss, problem.custom_optimizer_step, scaled or finite)
             if self._skips is not None:
                 self._skips.close(name)
+            watch.after_step(problem)
             problem.param_callback()
+            watch.after_callback(problem)
             problem.update.clear_gradient()
         if problem.stream is not None and problem.stream.position == 0:
             problem.epoch_callback()
+
+    def _check_frozen(self, error: RuntimeError) -> None:
+        """Raise GraphError where autograd failed because somebody froze a parameter during the run."""
+        for name, problem in self._problems.items():
+            for parameter in problem.theta:
+                if not parameter.requires_grad:
+                    raise GraphError(
+                        f"a parameter of {name}, of shape {tuple(parameter.shape)}, was frozen after the start",
+                        where=f"problems.{name}",
+                        seen="requires_grad=False",
+                        fix="freeze parameters before the run, or set their gradient to zero in grad_callback",
+                    ) from error
 
     def _add_gradient(self, problem: Problem, loss: Tensor, measure: bool, step_count: int) -> None:
         """Direct gradient and hypergradients of one micro-batch, added to `.grad`."""

@@ -6,6 +6,7 @@ that share their first dimension, or a `torch.utils.data.Dataset`. A list holds 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sized
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -16,6 +17,8 @@ from torch.utils.data import Dataset, IterableDataset
 
 from mlorun.data.loader import loaded_batches
 from mlorun.errors import DataError
+
+log = logging.getLogger("mlorun.data")
 
 Batch: TypeAlias = Any  # a nesting of tensors; what comes from a Dataset may hold other leaves, e.g. strings
 Split: TypeAlias = Any  # a nesting of tensors, or a Dataset
@@ -44,7 +47,19 @@ def batch_length(batch: Batch) -> int:
     raise DataError("a batch holds no tensor with a first dimension", seen=type(batch).__name__)
 
 
-def length(split: Split) -> int:
+def require_samples(name: str, split: Split) -> None:
+    """Raise DataError for a split without samples, or one that `length` cannot count; warn of numbers not finite."""
+    if length(split, f"the split {name}") == 0:
+        raise DataError(f"the split {name} has no samples", where="data", fix="see what the data builder leaves in it")
+    if isinstance(split, Dataset):
+        return
+    for path, leaf in _leaves(split, f"the split {name}"):
+        if leaf.is_floating_point() and not torch.isfinite(leaf).all():
+            rows = int((~torch.isfinite(leaf)).reshape(len(leaf), -1).any(1).sum())
+            log.warning("%s: NaN or infinity in %s of %s samples", path, f"{rows:,}", f"{len(leaf):,}")
+
+
+def length(split: Split, name: str = "split") -> int:
     """How many samples a split holds. Raises DataError where its parts disagree, or it cannot be counted."""
     if isinstance(split, Dataset):
         if isinstance(split, Sized) and not isinstance(split, IterableDataset):
@@ -55,13 +70,13 @@ def length(split: Split) -> int:
             fix="give it __len__ and __getitem__ (a map-style dataset)",
         )
     sizes: dict[str, int] = {}
-    for path, leaf in _leaves(split, "split"):
+    for path, leaf in _leaves(split, name):
         if not isinstance(leaf, Tensor) or leaf.dim() == 0:
             raise DataError(
                 "a split is a nesting of tensors that share their first dimension, or a Dataset",
                 where=path,
                 seen="a tensor without dimensions" if isinstance(leaf, Tensor) else type(leaf).__name__,
-                fix="make it a tensor with one row for each sample",
+                fix="make it a tensor with one row for each sample, e.g. torch.as_tensor(...)",
             )
         sizes[path] = leaf.shape[0]
     if not sizes:

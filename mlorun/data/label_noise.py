@@ -46,8 +46,8 @@ def noisy_splits(
     """Disjoint splits of these sizes, `train` among them, each (images, labels); train's labels corrupted. And of train
 
     clean     (images, labels) of the samples whose label was kept
-    union     all of train and validation, if there is such a split
     indexed   (images, labels, rows, truth): the row of each sample in train, and its right label, for metrics alone
+    union, indexed_union   the same of train and then validation, if there is such a split
     """
     for name, size in sizes.items():
         require_positive(f"data.{name}_size", size)
@@ -65,12 +65,10 @@ def noisy_splits(
     inputs, truth = splits["train"]
     noisy = corrupted(truth, seed=seed, noise=noise, noise_rate=noise_rate)
     kept = noisy == truth
-    splits |= {
-        "train": (inputs, noisy),
-        "clean": (inputs[kept], noisy[kept]),
-        "indexed": (inputs, noisy, torch.arange(len(noisy)), truth),
-    }
+    splits |= {"train": (inputs, noisy), "clean": (inputs[kept], noisy[kept])}
+    splits["indexed"] = (inputs, noisy, torch.arange(len(noisy)), truth)
     if "validation" in splits:
-        pairs = zip(splits["train"], splits["validation"], strict=True)
-        splits["union"] = tuple(torch.cat(pair) for pair in pairs)
+        images, labels = (torch.cat(pair) for pair in zip(splits["train"], splits["validation"], strict=True))
+        truth = torch.cat([truth, splits["validation"][1]])
+        splits |= {"union": (images, labels), "indexed_union": (images, labels, torch.arange(len(labels)), truth)}
     return splits

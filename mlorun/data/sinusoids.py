@@ -13,16 +13,20 @@ from mlorun.run.seeds import derive_seed
 Pairs = tuple[Tensor, Tensor]
 
 
-def sinusoid_tasks(*, seed: int, train_tasks: int, test_tasks: int, shots: int) -> dict[str, dict[str, Pairs]]:
-    """Splits `train` and `test` of tasks y = A sin(x - phase), A in [0.1, 5], phase in [0, pi], x in [-5, 5].
+def sinusoid_tasks(
+    *, seed: int, train_tasks: int, valid_tasks: int, test_tasks: int, shots: int
+) -> dict[str, dict[str, Pairs]]:
+    """Splits `train`, `valid` and `test` of tasks y = A sin(x - phase), A in [0.1, 5], phase in [0, pi], x in [-5, 5].
 
     Each split is {"support": (x, y), "query": (x, y)}, of shape (tasks, shots, 1).
     """
-    for name, value in (("train_tasks", train_tasks), ("test_tasks", test_tasks), ("shots", shots)):
-        require_positive(f"data.{name}", value)
+    counts = {"train": train_tasks, "valid": valid_tasks, "test": test_tasks}
+    for name, value in counts.items():
+        require_positive(f"data.{name}_tasks", value)
+    require_positive("data.shots", shots)
     return {
         split: _tasks(torch.Generator().manual_seed(derive_seed(seed, "sinusoids", split)), count, shots)
-        for split, count in (("train", train_tasks), ("test", test_tasks))
+        for split, count in counts.items()
     }
 
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
+import torch._functorch.config
 from torch import Tensor
 from torch.autograd import forward_ad
 
@@ -21,7 +22,17 @@ PullBack = Callable[[Vector, Vector, Vector], Sequence[Tensor]]
 # what autograd raises for a kernel without the derivative that was asked for
 Unsupported = (NotImplementedError, RuntimeError)
 # words of these errors
-_MISSING = ("not implemented", "once_differentiable", "forward AD", "does not support", "double backwards")
+_MISSING = (
+    "not implemented",
+    "once_differentiable",
+    "forward AD",
+    "does not support",
+    "does not currently support",
+    "double backwards",
+)
+
+# a graph made by torch.compile may be differentiated again: it must not give its buffers away
+torch._functorch.config.donated_buffer = False
 
 
 def is_missing(error: BaseException) -> bool:

@@ -14,7 +14,7 @@ from mlorun.hypergradient.vectors import Vector
 
 # parameters by problem
 Values = Mapping[str, Vector]
-# options of the optimizer that upper problems decide, by name: () tensors
+# options of the optimizer that upper problems decide, by name: (), or one number for each of its groups
 LearnedOptions = Mapping[str, Tensor]
 # one parameter group of an optimizer, its numbers possibly tensors with a graph
 Options = Mapping[str, Any]
@@ -87,8 +87,10 @@ class InnerLoop:
 
     whole   the first update is the first of the inner loop; else earlier ones were let go
     first   updates before this one serve only to compute the iterates again, and are not to be differentiated
+    rough   the updates ran in lower precision than they are evaluated again in
     """
 
     updates: tuple[RecordedUpdate, ...]
     whole: bool
     first: int = 0
+    rough: bool = False

@@ -93,8 +93,8 @@ class Level:
 
     @property
     def learning_rates(self) -> tuple[Tensor, ...]:
-        """Of the optimizer now, () for each parameter."""
-        return self._problem.update.learning_rates
+        """Of the optimizer's last step where the point is before it, else of its next one; () for each parameter."""
+        return self._problem.learning_rates
 
     @property
     def momenta(self) -> tuple[Tensor, ...]:

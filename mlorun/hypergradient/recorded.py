@@ -15,10 +15,6 @@ class PureUpdate(Protocol):
     """What a problem's optimizer does, without doing it. Numbers are () tensors, one a parameter, on its device."""
 
     @property
-    def learning_rates(self) -> tuple[Tensor, ...]:
-        """Of the optimizer now."""
-
-    @property
     def momenta(self) -> tuple[Tensor, ...]:
         """Of the optimizer now; 0 where it has none."""
 
@@ -67,6 +63,10 @@ class RecordedProblem(Protocol):
     @property
     def point(self) -> Vector:
         """The parameters after the last optimizer step, or before it, as the estimator needs; detached."""
+
+    @property
+    def learning_rates(self) -> tuple[Tensor, ...]:
+        """Of the optimizer at the point, () for each parameter: of the last step, or of the next one."""
 
     @property
     def inner_loop(self) -> InnerLoop:

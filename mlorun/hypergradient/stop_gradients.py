@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch._C._functorch import get_unwrapped, is_functorch_wrapped_tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -49,7 +50,7 @@ class _Mode(TorchFunctionMode):
         given = tree_leaves((args, kwargs))
         versions = [_version(x) for x in given]
         result = func(*args, **kwargs)
-        if not any(isinstance(x, Tensor) and x.requires_grad for x in given) or self._in_kernel():
+        if not any(isinstance(x, Tensor) and _tracked(x) for x in given) or self._in_kernel():
             return result
         untouched = [x for x, version in zip(given, versions, strict=True) if _version(x) == version]
         return tree_map(lambda part: self._passed(part, given, untouched), result)
@@ -58,7 +59,7 @@ class _Mode(TorchFunctionMode):
         if isinstance(part, Tensor):
             if any(part is x for x in untouched):  # handed on as it was, as by x.to(y)
                 return part
-            if part.requires_grad or not (part.is_floating_point() or part.is_complex()):
+            if _tracked(part) or not (part.is_floating_point() or part.is_complex()):
                 return part
         elif not isinstance(part, float):
             return part
@@ -86,6 +87,13 @@ class _Mode(TorchFunctionMode):
                 return True
             frame = frame.f_back  # type: ignore[assignment]
         return False
+
+
+def _tracked(x: Tensor) -> bool:
+    """Whether a gradient flows through: to a leaf, or, under a transform of torch.func, to what the transform is of."""
+    while not x.requires_grad and is_functorch_wrapped_tensor(x):
+        x = get_unwrapped(x)
+    return x.requires_grad
 
 
 def _version(x: Any) -> int | None:

@@ -20,6 +20,7 @@ class Trajectory:
     updates  as they were recorded
     whole    theta_0 is where the inner loop started; else earlier updates were let go
     first    updates before this one serve only to compute the iterates again, and are not to be differentiated
+    rough    the updates ran in lower precision than they are evaluated again in
 
     Each evaluation replays what its step saw, and leaves the program as it was.
     """
@@ -32,6 +33,12 @@ class Trajectory:
         self.updates = inner_loop.updates
         self.whole = inner_loop.whole
         self.first = inner_loop.first
+        self.rough = inner_loop.rough
+
+    @property
+    def end(self) -> Vector:
+        """theta_T, where the problem is; detached."""
+        return self._problem.point
 
     def __len__(self) -> int:
         return len(self.updates)
@@ -46,7 +53,8 @@ class Trajectory:
         return self._problem.start(lam) if self.whole else None
 
     def learned_options(self, lam: Values) -> dict[str, Tensor]:
-        """The optimizer's options that upper problems decide, as functions of lam: () tensors by name.
+        """The optimizer's options that upper problems decide, as functions of lam, by name: ()
+        each, or one number for each parameter group.
 
         Raises ConfigError for an option that the optimizer's registered step does not know.
         """

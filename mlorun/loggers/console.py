@@ -20,6 +20,7 @@ from mlorun.loggers.numbers import format_metric, listed
 from mlorun.loggers.speed import Speed, say_speed, say_time, time_left
 from mlorun.run.events import Event, Result, RunFacts, Status
 from mlorun.run.log import listening
+from mlorun.run.secrets import masked
 
 # its messages go to log.txt alone, which repeats what the console shows
 record = logging.getLogger("mlorun.console")
@@ -80,7 +81,7 @@ class ConsoleLogger:
 
     def event(self, event: Event) -> None:
         """Show an event: at once in the live view; in plain lines, when it is time for one."""
-        if event.kind == "hypergradient" or self._quiet:
+        if event.kind == "hypergradient" or self._quiet or not event.metrics:
             return
         if event.kind == "train":
             self._trained |= {f"{event.source}/{name}" for name in event.metrics}
@@ -168,7 +169,7 @@ class _Messages(logging.Handler):
         if message.name == record.name or message.exc_info:
             # shown already; or what ended the run, which the caller shows
             return
-        text = Text(message.getMessage().rstrip())
+        text = Text(masked(message.getMessage().rstrip()))
         if message.levelno >= logging.WARNING:
             text = Text.assemble((f"{message.levelname.lower()}: ", "bold magenta"), text)
         self._screen.print(text, soft_wrap=not self._screen.is_interactive)

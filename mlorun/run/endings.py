@@ -49,8 +49,10 @@ def of_config(cause: Exception) -> MlorunError:
     if isinstance(cause, MlorunError):
         return cause
     first = next(iter(str(cause).splitlines()), "")
-    fix = "correct it there, or choose another option; the log of a run has all of it"
-    return ConfigError(f"{type(cause).__name__}: {first}", where=_place(cause), seen=notes(cause), fix=fix)
+    message = f"{type(cause).__name__}: {first}".rstrip(": ")
+    return ConfigError(
+        message, where=_place(cause), seen=notes(cause), fix="correct it there, or choose another option"
+    )
 
 
 def notes(cause: BaseException) -> str | None:
@@ -80,7 +82,17 @@ def is_out_of_memory(cause: BaseException) -> bool:
 
 
 def _place(cause: BaseException) -> str | None:
-    """File, line and function of the deepest frame of a recipe; where there is none, of mlorun's own."""
+    of_recipe, own = _places(cause)
+    return of_recipe or own
+
+
+def place_in_recipe(cause: BaseException) -> str | None:
+    """File, line and function of the deepest frame of a recipe; None where there is none."""
+    return _places(cause)[0]
+
+
+def _places(cause: BaseException) -> tuple[str | None, str | None]:
+    """The deepest frames of a recipe and of mlorun's own."""
     of_recipe = own = None
     trace = cause.__traceback__
     while trace is not None:
@@ -91,4 +103,4 @@ def _place(cause: BaseException) -> str | None:
         elif _OURS in file.parents or not ("site-packages" in code.co_filename or code.co_filename.startswith("<")):
             of_recipe = place
         trace = trace.tb_next
-    return of_recipe or own
+    return of_recipe, own

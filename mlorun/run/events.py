@@ -41,6 +41,7 @@ class Result:
     stop_reason   why it is complete before its last step, e.g. early stopping; None where it is not
     metric_steps  at which step each metric was; one that is missing is of the last
     warnings      what a person must know of it that is no metric, in sentences
+    evaluated     the metrics that are of evaluations, by their names; the others are of training
     """
 
     status: Status
@@ -54,6 +55,7 @@ class Result:
     stop_reason: str | None = None
     warnings: tuple[str, ...] = ()
     metric_steps: Mapping[str, int] = field(default_factory=dict)
+    evaluated: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """The fields of result.json, in its order."""
@@ -67,6 +69,7 @@ class Result:
             "steps_per_second": self.steps_per_second,
             "warnings": list(self.warnings),
             "metric_steps": dict(self.metric_steps),
+            "evaluated": list(self.evaluated),
         }
 
 

@@ -54,7 +54,7 @@ def _find(word: str, places: dict[str, Path]) -> Path:
     kinds = "run" if len(places) == 1 else "run or sweep"
     raise ConfigError(
         f"there is no {kinds} {word!r}",
-        where=f"mlorun resume {word}",
+        where=word,
         seen=f"a folder without {' or '.join(places)}" if given.is_dir() else "no folder, and no name of a run",
         fix=f"a folder, latest, or a name: {did_you_mean(word, names)}; mlorun ls runs lists them",
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import errno
-import json
+import hashlib
 import logging
 import os
 import platform
@@ -21,6 +21,8 @@ from mlorun.errors import ConfigError, ResourceError
 from mlorun.run.atomic import point, remove_drafts, sync, write_bytes, write_json
 from mlorun.run.events import Result
 from mlorun.run.provenance import git_state
+from mlorun.run.record import read_result, read_run
+from mlorun.run.secrets import require_no_secret
 
 LONGEST_NAME = 100  # bytes
 
@@ -41,6 +43,7 @@ class RunFolder:
         run_id is the UTC time to the millisecond, so it sorts by time; a taken one is waited out.
         """
         require_name(name)
+        require_no_secret(root, "run.root")
         home = Path(root).absolute() / name
         _make(home, exist_ok=True)
         while True:
@@ -103,9 +106,15 @@ class RunFolder:
         return self.path / "result.json"
 
     @property
-    def is_finished(self) -> bool:
-        """Whether the run is complete."""
-        return self.result.exists() and self.facts().get("status") == "finished"
+    def final_result(self) -> dict[str, Any] | None:
+        """What result.json says of a run that is complete; None of any other."""
+        return read_result(self.result) if self.facts()["status"] == "finished" else None
+
+    @property
+    def is_config_edited(self) -> bool:
+        """Whether somebody else than a run has written config.yaml."""
+        configs = self.facts().get("configs", [])
+        return bool(configs) and _sha256(self.config.read_bytes()) not in configs
 
     @property
     def expects_checkpoints(self) -> bool:
@@ -147,6 +156,7 @@ class RunFolder:
         drift    what of that has changed since the attempt before
         """
         earlier = self.facts() if self.run.exists() else {}
+        configs = list(dict.fromkeys([*earlier.get("configs", []), _sha256(config.encode())]))
         started = _now()
         attempt = {
             "started": started,
@@ -159,6 +169,8 @@ class RunFolder:
             "drift": list(drift),
         }
         self.checkpoints.mkdir(exist_ok=True)
+        if earlier:
+            self.update(configs=configs)  # first: who is killed before the next line has not edited the file
         write_bytes(self.config, config.encode())
         write_json(
             self.run,
@@ -172,6 +184,7 @@ class RunFolder:
                 "precision": precision,
                 "origin": dict(origin),
                 "bitwise": not drift and earlier.get("bitwise", True),
+                "configs": configs,
                 "saves": earlier.get("saves", False),
                 "platform": platform.platform(),
                 "git": git_state(Path.cwd()),
@@ -201,9 +214,8 @@ class RunFolder:
         write_json(self.result, result.as_json())
 
     def facts(self) -> dict[str, Any]:
-        """run.json as it stands."""
-        facts: dict[str, Any] = json.loads(self.run.read_text(encoding="utf-8"))
-        return facts
+        """run.json as it stands. Raises ConfigError for one that is damaged."""
+        return read_run(self.run)
 
     def update(self, **fields: Any) -> None:
         """Change these fields of run.json, and keep the others."""
@@ -213,6 +225,7 @@ class RunFolder:
 def require_home(root: Path | str, name: str) -> None:
     """Raise ConfigError where no run folder root/name/... can be made. A folder is made beside it, and removed."""
     require_name(name)
+    require_no_secret(root, "run.root")
     home = Path(root).absolute() / name
     above = next(path for path in (home, *home.parents) if path.exists())
     try:
@@ -224,6 +237,7 @@ def require_home(root: Path | str, name: str) -> None:
 
 def require_name(name: str) -> None:
     """Raise ConfigError for a name of runs that cannot be a folder's."""
+    require_no_secret(name, "name")
     if len(name.encode(errors="replace")) > LONGEST_NAME:
         raise ConfigError(
             "name becomes a folder, and is too long",
@@ -239,6 +253,10 @@ def require_name(name: str) -> None:
             seen=f"name={name}",
             fix=f"name={near or 'NAME'}: letters, digits, '-', '_' and '.', not starting with '.'",
         )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _run_id() -> str:

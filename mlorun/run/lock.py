@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import socket
@@ -10,7 +11,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
-from mlorun.errors import FolderInUseError
+from mlorun.errors import ConfigError, FolderInUseError
 
 if os.name == "nt":
     import msvcrt
@@ -30,11 +31,11 @@ def locked(folder: Path) -> Iterator[None]:
     """
     key = folder.resolve()
     if key in _held:
-        raise _in_use(folder)
-    descriptor = os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+        raise in_use(folder)
+    descriptor = _opened(folder)
     if not _take(descriptor):
         os.close(descriptor)
-        raise _in_use(folder)
+        raise in_use(folder)
     _held.add(key)
     try:
         who = {"pid": os.getpid(), "host": socket.gethostname(), "since": datetime.now(UTC).isoformat("T", "seconds")}
@@ -60,6 +61,20 @@ def is_locked(folder: Path) -> bool:
         os.close(descriptor)
 
 
+def _opened(folder: Path) -> int:
+    try:
+        return os.open(folder / NAME, os.O_RDWR | os.O_CREAT, 0o644)
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOENT):
+            raise
+        raise ConfigError(
+            "the run folder cannot be written to",
+            where=str(folder),
+            seen=error.strerror,
+            fix="copy it to a place that can be written to, and resume it there",
+        ) from error
+
+
 def _take(descriptor: int) -> bool:
     try:
         if os.name == "nt":
@@ -74,7 +89,8 @@ def _take(descriptor: int) -> bool:
     return True
 
 
-def _in_use(folder: Path) -> FolderInUseError:
+def in_use(folder: Path) -> FolderInUseError:
+    """The error that names the process which writes in `folder`."""
     try:
         who = json.loads((folder / NAME).read_text(encoding="utf-8"))
         seen = f"process {who['pid']} on {who['host']}, since {who['since']}"

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from mlorun.run.secrets import masked
+
 # what a run has to say, and what Python's `warnings` say meanwhile
 NAMES = ("mlorun", "py.warnings")
 
@@ -35,7 +37,7 @@ def log_to(path: Path) -> Iterator[None]:
     """Append every message, warning and traceback to `path` while the block runs."""
     handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     handler.handleError = lambda record: None  # type: ignore[method-assign]  # a full disk must not end a run from here
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)-7s %(message)s"))
+    handler.setFormatter(_Masked("%(asctime)s %(levelname)-7s %(message)s"))
     logging.captureWarnings(True)
     try:
         with listening(handler):
@@ -45,8 +47,13 @@ def log_to(path: Path) -> Iterator[None]:
         handler.close()
 
 
+class _Masked(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return masked(super().format(record))
+
+
 class Buffer:
-    """Messages kept until somebody is there to hear them."""
+    """Messages kept until everybody is there to hear them: log.txt listens before the console does."""
 
     def __init__(self) -> None:
         self._keeper = _Keeper()
@@ -56,25 +63,26 @@ class Buffer:
         logging.getLogger("mlorun").addHandler(self._keeper)
 
     def flush(self) -> None:
-        """Keep no more, and pass everything kept on to the handlers that listen by now."""
+        """Keep no more, and pass everything kept on to the handlers that listen by now and did not when it came."""
         logger = logging.getLogger("mlorun")
         logger.removeHandler(self._keeper)
-        while self._keeper.kept:
-            logger.handle(self._keeper.kept.pop(0))
+        kept, self._keeper.kept = self._keeper.kept, []
+        for record, heard in kept:
+            if not logger.handlers:
+                logger.handle(record)  # whoever listens above
+            for handler in logger.handlers:
+                if handler not in heard and record.levelno >= handler.level:
+                    handler.handle(record)
 
 
 # not Buffer itself: a Handler has a `flush` of its own
 class _Keeper(logging.Handler):
     def __init__(self) -> None:
         super().__init__()
-        self.kept: list[logging.LogRecord] = []
-        self._others = list(logging.getLogger("mlorun").handlers)
+        self.kept: list[tuple[logging.LogRecord, list[logging.Handler]]] = []  # and who heard it at once
 
     def emit(self, record: logging.LogRecord) -> None:
-        # once log.txt or a console listens, messages are not kept
-        others = [handler for handler in logging.getLogger("mlorun").handlers if handler is not self]
-        if others == self._others:
-            self.kept.append(record)
+        self.kept.append((record, list(logging.getLogger("mlorun").handlers)))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from typing import Any
 from mlorun.run.atomic import write_json
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import is_locked
+from mlorun.run.record import read_result
 
 RECORD = "job.json"  # in the folder of a job: its number, its overrides, and the error that ended it
 
@@ -27,6 +28,7 @@ class Job:
                 status of its run
     exit_code   None while there is none
     error       the screen of the error that ended it, or None
+    evaluated   which of its metrics are of evaluations
     """
 
     number: int
@@ -36,6 +38,7 @@ class Job:
     steps: int | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
     error: str | None = None
+    evaluated: tuple[str, ...] = ()
 
     @property
     def id(self) -> str:
@@ -59,9 +62,12 @@ class Job:
 
     @classmethod
     def from_json(cls, fields: Mapping[str, Any]) -> Job:
-        """As `as_json` wrote it. Raises KeyError and TypeError for anything else."""
-        known = {name: fields[name] for name in cls.__dataclass_fields__}
-        return cls(**{**known, "overrides": tuple(map(str, known["overrides"]))})
+        """As `as_json` wrote it. Raises KeyError, TypeError and ValueError for anything else."""
+        known = {name: fields[name] for name in cls.__dataclass_fields__ if name != "evaluated"}
+        texts = {"overrides": known["overrides"], "evaluated": fields.get("evaluated", ())}
+        # the number is the folder's name: of a stranger's record it may lead nowhere else
+        known["number"] = int(known["number"])
+        return cls(**{**known, **{name: tuple(map(str, value)) for name, value in texts.items()}})
 
     def seen_in(self, folder: Path) -> Job:
         """The job as the files in its folder have it; as it is, where they say nothing."""
@@ -69,12 +75,11 @@ class Job:
         record = _read(folder / RECORD)
         error = record.get("error", self.error)
         if not home.run.exists():
-            if "exit_code" in record:
-                code = int(record["exit_code"])
+            if isinstance(code := record.get("exit_code"), int):
                 return replace(self, status="refused" if code == 2 else "failed", exit_code=code, error=error)
             return replace(self, status="died") if self.status == "running" and not is_locked(folder) else self
-        result = _read(home.result)
-        if not result:
+        result = read_result(home.result)
+        if result is None:
             return replace(self, status="running" if is_locked(folder) else "died", exit_code=None, error=error)
         return replace(
             self,
@@ -83,6 +88,7 @@ class Job:
             steps=result["steps"],
             metrics=result["metrics"],
             error=error,
+            evaluated=tuple(result.get("evaluated", ())),
         )
 
 

@@ -6,6 +6,7 @@ import hashlib
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from time import sleep
 
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -19,12 +20,14 @@ from mlorun.config.compose import session
 from mlorun.config.schema import SweepConfig
 from mlorun.config.shorthand import PRIMARY
 from mlorun.errors import ConfigError
+from mlorun.run.lock import in_use, is_locked
 from mlorun.sweeps.ledger import Ledger, exit_code
 from mlorun.sweeps.processes import share_of_cores
 from mlorun.sweeps.run import run_jobs
 from mlorun.sweeps.screen import Screen
 from mlorun.sweeps.table import show_summary
 
+PATIENCE = 60.0  # seconds, with jobs that outlived their sweep
 # what may be said when a sweep is resumed
 OF_A_SWEEP = ("sweep.", "trusted_packages=", "hydra.", "hydra/")
 
@@ -35,6 +38,9 @@ def resume_sweep(folder: Path, overrides: Sequence[str], *, failed: bool) -> int
     overrides   may change sweep.jobs and sweep.fail_fast, set Hydra itself, and trust packages again: the record of a
                 sweep does not. Raises ConfigError for any other
     """
+    if is_locked(folder):
+        raise in_use(folder)
+    _wait_for_jobs(Ledger.read(folder))
     ledger = Ledger.read(folder)
     others = [text for text in overrides if not text.lstrip("+").startswith(OF_A_SWEEP)]
     if others:
@@ -60,6 +66,21 @@ def resume_sweep(folder: Path, overrides: Sequence[str], *, failed: bool) -> int
     code = run_jobs(ledger, jobs, Screen(ledger), hydra, trust)
     show_summary(ledger.jobs, folder, time.monotonic() - began)
     return code
+
+
+def _wait_for_jobs(ledger: Ledger) -> None:
+    """Until jobs have ended that outlived the process of their sweep: they finish a step and save. Raises
+    FolderInUseError for one that does not end."""
+    until = time.monotonic() + PATIENCE
+    left = [job.number for job in ledger.jobs]
+    said = False
+    while left := [number for number in left if is_locked(ledger.folder / str(number))]:
+        if time.monotonic() > until:
+            raise in_use(ledger.folder / str(left[0]))
+        if not said:
+            print(f"waiting for job {', '.join(map(str, left))}, which has outlived its sweep, to save and end")
+            said = True
+        sleep(0.1)
 
 
 def _settings(words: Sequence[str], ledger: Ledger) -> SweepConfig:

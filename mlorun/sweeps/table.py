@@ -16,8 +16,6 @@ from mlorun.loggers.console import shown_path
 from mlorun.loggers.speed import say_time
 from mlorun.sweeps.jobs import UNFINISHED, Job
 
-SPLITS = ("test", "valid", "validation")  # where these are evaluated, the table shows no other metrics
-
 
 def show_summary(jobs: Sequence[Job], folder: Path, seconds: float | None = None) -> None:
     """Print the tables, the errors, the counts, and what can be done next.
@@ -99,7 +97,7 @@ def swept_keys(jobs: Sequence[Job]) -> list[str]:
 
 
 def shown_metrics(jobs: Sequence[Job]) -> list[str]:
-    """Metrics that every finished job has: those of SPLITS, or, without any, all of them."""
+    """Metrics that every finished job has: those of evaluations, or, without any, those of training."""
     finished = [job for job in jobs if job.status == "finished"]
     names = [name for name in finished[0].metrics if all(name in job.metrics for job in finished)] if finished else []
-    return [name for name in names if set(name.split("/")) & set(SPLITS)] or names
+    return [name for name in names if name in finished[0].evaluated] or names

@@ -135,16 +135,16 @@ class UpdateMapWrittenOut(Hypergradient):
             for entry in update.iterate.state
         ]
         learned = trajectory.learned_options(trajectory.lam)
-        numbers = {key: float(x.detach()) for key, x in learned.items()}
+        numbers = {key: x.detach().reshape(-1).tolist() for key, x in learned.items()}
         slopes = _clipped(rule, partial_gradients(trajectory.loss(t, theta, lam), theta, create_graph=True))
         after, state_after = _step(rule, update.options, numbers, theta, state, slopes)
         by_option = {}
-        for key, number in numbers.items():
-            h = OPTION_STEP * max(1.0, abs(number))
-            sides = [
-                _step(rule, update.options, {**numbers, key: number + s * h}, theta, state, slopes) for s in (1, -1)
-            ]
-            by_option[key] = h, sides
+        for key, row in numbers.items():
+            for index, number in enumerate(row):
+                h = OPTION_STEP * max(1.0, abs(number))
+                moved = ([*row[:index], number + s * h, *row[index + 1 :]] for s in (1, -1))
+                sides = [_step(rule, update.options, {**numbers, key: each}, theta, state, slopes) for each in moved]
+                by_option[key, index] = h, sides
 
         places = [(i, key) for i, entry in enumerate(state) for key in entry if key != "step"]
         inputs = (*theta, *(state[i][key] for i, key in places))
@@ -152,20 +152,20 @@ class UpdateMapWrittenOut(Hypergradient):
         outputs = (*after, *(state_after[i][key] for i, key in places))
         p: Vector = (*v, *(torch.zeros_like(state[i][key]) for i, key in places))
         total = [torch.zeros_like(x) for x in flat]
-        on_learned = dict.fromkeys(numbers, 0.0)
+        on_learned = {key: [0.0] * len(row) for key, row in numbers.items()}
         for _ in range(self.own.iterations + 1):
             value = torch.stack([(y * c).sum() for y, c in zip(outputs, p, strict=True)]).sum()
-            for key, (h, sides) in by_option.items():
+            for (key, index), (h, sides) in by_option.items():
                 ahead, behind = ((*a, *(s[i][k] for i, k in places)) for a, s in sides)
                 rises = ((c * (x - y)).sum().detach() for c, x, y in zip(p, ahead, behind, strict=True))
-                on_learned[key] += float(sum(rises)) / (2 * h)
+                on_learned[key][index] += float(sum(rises)) / (2 * h)
             pulled = gradient(value, (*inputs, *flat), retain_graph=True)
             p = pulled[: len(inputs)]
             total = [x + y for x, y in zip(total, pulled[len(inputs) :], strict=True)]
         for key, x in learned.items():
             live = tuple(parameter for part in trajectory.lam.values() for parameter in part)
-            parts = gradient(x, live, retain_graph=True)
-            total = [y + on_learned[key] * part for y, part in zip(total, parts, strict=True)]
+            parts = gradient((x.reshape(-1) * x.new_tensor(on_learned[key])).sum(), live, retain_graph=True)
+            total = [y + part for y, part in zip(total, parts, strict=True)]
         return level.split_lam(tuple(total)), None
 
 
@@ -182,7 +182,7 @@ def run_again(level: Level, rule: UpdateRule, u: Mapping[str, Vector], step: flo
     now = shifted(trajectory.lam)
     with torch.no_grad():
         start = trajectory.start(now)
-        numbers = {key: float(x) for key, x in trajectory.learned_options(now).items()}
+        numbers = {key: x.reshape(-1).tolist() for key, x in trajectory.learned_options(now).items()}
     first = trajectory.updates[0].iterate
     assert first is not None
     theta, state = first.theta if start is None else start, list(first.state)
@@ -196,23 +196,27 @@ def run_again(level: Level, rule: UpdateRule, u: Mapping[str, Vector], step: flo
 def _step(
     rule: UpdateRule,
     options: Sequence[Options | None],
-    numbers: Mapping[str, float],
+    numbers: Mapping[str, list[float]],
     theta: Vector,
     state: Sequence[Mapping[str, Tensor]],
     slopes: Sequence[Tensor | None],
     *,
     differentiable: bool = True,
 ) -> tuple[Vector, list[dict[str, Tensor]]]:
-    """One step of a new optimizer of the same kind: parameters and state after it."""
+    """One step of a new optimizer of the same kind: parameters and state after it.
+
+    numbers   the learned options, each one number for all groups or one for each
+    """
     after, state_after = [], []
-    for t, entry, each, slope in zip(theta, state, options, slopes, strict=True):
-        if each is None or slope is None:  # as torch: without a gradient nothing moves
+    for t, entry, each, index, slope in zip(theta, state, options, rule.groups, slopes, strict=True):
+        if each is None or index is None or slope is None:  # as torch: without a gradient nothing moves
             after.append(t)
             state_after.append(dict(entry))
             continue
         parameter = t.clone() if differentiable else t.detach().clone()
         mode = {"differentiable": differentiable, "foreach": False, "fused": None}
-        group = {**each, **numbers, **mode, "params": [parameter]}
+        own = {key: row[index] if len(row) > 1 else row[0] for key, row in numbers.items()}
+        group = {**each, **own, **mode, "params": [parameter]}
         if differentiable and group.get("momentum") and isinstance(rule.optimizer, SGD) and not entry:
             # torch detaches the gradient that a buffer starts with: the same number by a buffer of 0, undamped
             group["dampening"] = 0.0

@@ -11,7 +11,7 @@ from mlorun.cli import main
 from mlorun.config.compose import composed
 from mlorun.config.locations import options
 from mlorun.config.option_files import chosen_options, description, option_summary
-from tests.experiments import Experiments
+from tests.experiments import Experiments, shipped
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 
@@ -84,7 +84,7 @@ def test_graph_refuses_an_unknown_problem(capsys: pytest.CaptureFixture[str]) ->
 
 def test_graph_without_an_experiment_says_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["graph"]) == 2
-    assert "problems" in capsys.readouterr().err
+    assert "no experiment was chosen" in capsys.readouterr().err
 
 
 def test_ls_shows_how_to_replace_a_problem(capsys: pytest.CaptureFixture[str]) -> None:
@@ -100,12 +100,27 @@ def test_ls_shows_what_problems_and_experiments_choose(capsys: pytest.CaptureFix
 def test_everything_that_a_defaults_list_chooses_can_be_typed_as_it_is_shown() -> None:
     for name, path in options("experiment").items():
         typed = [text for text in chosen_options(path) if "=" in text]  # the others are files that this one starts from
-        assert composed([f"experiment={name}", *typed]) == composed([f"experiment={name}"])
+        assert composed([f"experiment={name}", *typed]) == shipped(name)
 
 
 def test_ls_lists_a_file_that_is_not_yaml(own_configs: Experiments, capsys: pytest.CaptureFixture[str]) -> None:
     own_configs.raw("experiment/broken.yaml", "# about: not finished\ndefaults: [\n")
     assert "not finished (yours)" in output(capsys, "ls", "experiment")
+
+
+def test_ls_reads_no_more_of_a_file_than_a_config_may_have(
+    own_configs: Experiments, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bomb = "\n".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}' if n else '1'] * 9)}]" for n in range(60))
+    own_configs.raw("module/bomb.yaml", f"# about: unfolds\n{bomb}\n")
+    own_configs.raw("module/deep.yaml", "# about: is deep\na: " + "[" * 50_000)
+    own_configs.raw("module/large.yaml", "# about: is large\n" + "#" * 2_000_000)
+    (own_configs.folder / "module" / "folder.yaml").mkdir()
+    shown = output(capsys, "ls", "module")
+    assert "unfolds (yours)" in shown
+    assert "is deep (yours)" in shown
+    assert "is large" not in shown
+    assert "folder" not in shown
 
 
 def test_graph_refuses_counts_that_make_no_steps(capsys: pytest.CaptureFixture[str]) -> None:

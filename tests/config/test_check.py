@@ -196,3 +196,8 @@ def test_a_package_is_trusted_once_the_config_says_so() -> None:
     target = "classifier.optimizer._target_=collections.OrderedDict"
     assert "not a trusted package" in fault_of(target).message
     check(composed([DIGITS, target, "trusted_packages=[collections]"]))
+
+
+@pytest.mark.parametrize("name", ["class", "step", "module", "get_batch"])
+def test_a_problem_is_not_called_as_what_a_loss_has_already(name: str) -> None:
+    assert fault_of(f"+problem@problems.{name}=classifier").where == f"problems.{name}"

@@ -14,7 +14,7 @@ from mlorun.config.compose import composed
 from mlorun.config.locations import options
 from mlorun.config.option_files import defaults_list
 from mlorun.errors import ConfigError
-from tests.experiments import PLAIN, Experiments
+from tests.experiments import PLAIN, Experiments, shipped
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
 DIGITS = "experiment=mwn_digits"
@@ -34,7 +34,7 @@ def test_every_problem_option_chooses_from_each_group_of_a_problem(name: str) ->
 
 @pytest.mark.parametrize("name", list(options("experiment")))
 def test_an_experiment_chooses_no_option_that_its_problems_choose_already(name: str) -> None:
-    whole = composed([f"experiment={name}"])
+    whole = shipped(name)
     for entry in defaults_list(options("experiment")[name]):
         if isinstance(entry, dict) and "@problems." in (key := next(iter(entry))) and key.startswith("override /"):
             problem, part = key.partition("@problems.")[2].split(".")
@@ -43,7 +43,7 @@ def test_an_experiment_chooses_no_option_that_its_problems_choose_already(name: 
                 for chosen in defaults_list(options("experiment")[name])
                 if isinstance(chosen, dict) and next(iter(chosen)) == f"/problem@problems.{problem}"
             ]
-            own = composed([f"experiment={name}", f"{problem}.{part}={_own_choice(option, part)}"])
+            own = composed([f"experiment={name}", f"{part}@problems.{problem}.{part}={_own_choice(option, part)}"])
             assert own.problems[problem][part] != whole.problems[problem][part]
 
 

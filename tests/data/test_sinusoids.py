@@ -12,7 +12,7 @@ from mlorun.errors import DataError
 
 
 def test_every_task_is_one_sinusoid_in_the_papers_ranges() -> None:
-    splits = sinusoid_tasks(seed=0, train_tasks=200, test_tasks=20, shots=12)
+    splits = sinusoid_tasks(seed=0, train_tasks=200, valid_tasks=20, test_tasks=20, shots=12)
     for split in splits.values():
         x = torch.cat([split["support"][0], split["query"][0]], dim=1)
         y = torch.cat([split["support"][1], split["query"][1]], dim=1)
@@ -28,7 +28,7 @@ def test_every_task_is_one_sinusoid_in_the_papers_ranges() -> None:
 
 
 def test_the_seed_decides_and_the_splits_differ() -> None:
-    one, same, other = (sinusoid_tasks(seed=s, train_tasks=5, test_tasks=5, shots=3) for s in (0, 0, 1))
+    one, same, other = (sinusoid_tasks(seed=s, train_tasks=5, valid_tasks=5, test_tasks=5, shots=3) for s in (0, 0, 1))
     assert torch.equal(one["train"]["support"][0], same["train"]["support"][0])
     assert not torch.equal(one["train"]["support"][0], other["train"]["support"][0])
     assert not torch.equal(one["train"]["support"][0], one["test"]["support"][0])
@@ -37,4 +37,4 @@ def test_the_seed_decides_and_the_splits_differ() -> None:
 
 def test_no_shots_are_refused_by_name() -> None:
     with pytest.raises(DataError, match="shots"):
-        sinusoid_tasks(seed=0, train_tasks=5, test_tasks=5, shots=0)
+        sinusoid_tasks(seed=0, train_tasks=5, valid_tasks=5, test_tasks=5, shots=0)

@@ -40,6 +40,10 @@ class GivenProblem:
     given_start: Callable[[Values], Vector | None] = no_start
     given_options: Callable[[Values], LearnedOptions] = no_options
 
+    @property
+    def learning_rates(self) -> tuple[Tensor, ...]:
+        return self.update.learning_rates
+
     def loss(self, values: Values) -> Tensor:
         return self.given({**self.lam, **values})
 

@@ -83,7 +83,7 @@ class Program:
         estimate: Hypergradient,
         optimizer: Callable[[Any], Optimizer],
         *,
-        learned: Mapping[str, float] | None = None,
+        learned: Mapping[str, float | list[float]] | None = None,
         start: bool = False,
         dropout: bool = False,
         accumulation: int = 1,
@@ -206,6 +206,13 @@ OPTIMIZERS: dict[str, Callable[[Any], Optimizer]] = {
     "centred rmsprop with momentum": lambda p: RMSprop(p, lr=0.02, centered=True, momentum=0.5, eps=1e-2),
     "adagrad": lambda p: Adagrad(p, lr=0.1),
 }
+
+
+def in_two(kind: Any, **options: Any) -> Callable[[Any], Optimizer]:
+    """The optimizer with a parameter group for each layer."""
+    return lambda p: kind([{"params": [*p][:2]}, {"params": [*p][2:]}], **options)
+
+
 VARIANTS: dict[str, dict[str, Any]] = {
     **{name: {"optimizer": make} for name, make in OPTIMIZERS.items()},
     "learned lr": {"optimizer": OPTIMIZERS["sgd"], "learned": {"lr": 0.1}},
@@ -216,6 +223,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "learned lr and decay of adamw": {
         "optimizer": OPTIMIZERS["adamw"],
         "learned": {"lr": 0.05, "weight_decay": 0.1},
+    },
+    "learned lr of each group": {"optimizer": in_two(SGD, lr=0.1), "learned": {"lr": [0.1, 0.02]}},
+    "learned lr, momentum of each group, and decay of all": {
+        "optimizer": in_two(SGD, lr=0.05, momentum=0.9, nesterov=True),
+        "learned": {"lr": [0.05, 0.1], "momentum": [0.8, 0.5], "weight_decay": 0.1},
+    },
+    "learned lr of each group of adam": {
+        "optimizer": in_two(Adam, lr=0.05),
+        "learned": {"lr": [0.05, 0.01], "weight_decay": [0.1, 0.2]},
     },
     "learned start": {"optimizer": OPTIMIZERS["momentum"], "start": True},
     "learned start and lr of adam": {"optimizer": OPTIMIZERS["adam"], "start": True, "learned": {"lr": 0.05}},
@@ -401,6 +417,26 @@ def test_a_learned_learning_rate_is_the_one_that_the_optimizer_uses() -> None:
     assert rate != 0.1
 
 
+def test_a_learned_learning_rate_of_each_group_is_the_one_that_the_group_uses() -> None:
+    program = program_of(**VARIANTS["learned lr of each group"])(Unrolled(None, "iterates"))
+    program.engine.train_iters = T + 1
+    program.engine.run()
+    rates = [group["lr"] for group in program.lower.optimizer.param_groups]
+    assert rates == program.upper.module.options["lr"].detach().exp().tolist()
+    assert rates[0] != pytest.approx(0.1, abs=1e-6) and rates[1] != pytest.approx(0.02, abs=1e-6)
+
+
+def test_a_problem_says_what_its_optimizer_s_groups_are() -> None:
+    class Layers(Lower):
+        def parameter_groups(self) -> Iterable[dict[str, Any]]:
+            return [{"params": list(layer.parameters())} for layer in (self.module[0], self.module[2])]
+
+    torch.manual_seed(0)
+    lower = Layers(name="lower", module=network(), optimizer=lambda groups: Adam(groups, lr=0.1))
+    assert [len(group["params"]) for group in lower.optimizer.param_groups] == [2, 2]
+    assert lower.update.groups == (0, 0, 1, 1)
+
+
 def test_options_alone_are_refused_by_an_estimator_that_cannot_see_them() -> None:
     class Plain(Lower):
         def training_step(self, batch: Any) -> Tensor:
@@ -418,6 +454,8 @@ def test_options_alone_are_refused_by_an_estimator_that_cannot_see_them() -> Non
     ("change", "words"),
     [
         ({"learned": {"betas": 0.5}}, "cannot be learned"),
+        ({"learned": {"lr": [0.1, 0.1]}}, "one number, or of one for each parameter group"),
+        ({"learned": {"lr": [0.1] * 3}, "optimizer": in_two(SGD)}, "one number, or of one for each parameter group"),
         (
             {"learned": {"lr": 0.1}, "scheduler": lambda o: torch.optim.lr_scheduler.StepLR(o, 2)},
             "learned and scheduled",
@@ -464,7 +502,10 @@ def test_every_optimizer_whose_step_is_known_is_tried_here() -> None:
     assert tried == set(PURE_STEPS)
 
 
-@pytest.mark.parametrize("variant", ["learned lr", "learned lr, momentum and decay", "adam"])
+@pytest.mark.parametrize(
+    "variant",
+    ["learned lr", "learned lr, momentum and decay", "learned lr, momentum of each group, and decay of all", "adam"],
+)
 def test_the_fixed_point_of_an_update_without_iterations_is_its_last_step(variant: str) -> None:
     make = program_of(**VARIANTS[variant])
     once, last = (make(estimate).gradient() for estimate in (UpdateMap(0), Unrolled(1, "iterates")))

@@ -29,6 +29,7 @@ class Mutant:
         return self.file.rpartition("/")[0]
 
 
+ATTACKED = "tests/hypergradient/test_attacked.py"
 CLOSED = "tests/hypergradient/test_closed_forms.py"
 CUT = "tests/hypergradient/test_cut_kernels.py"
 ENGINE = "tests/core/test_engine.py"
@@ -142,8 +143,8 @@ PROGRAM = [
     Mutant(
         "warm-up is one step short",
         "core/program/schedule.py",
-        "warming = self.warm[name] < schedule.warmup_steps",
-        "warming = self.warm[name] < schedule.warmup_steps - 1",
+        "return self.warm[name] < self.schedules[name].warmup_steps",
+        "return self.warm[name] < self.schedules[name].warmup_steps - 1",
         SCHEDULE,
     ),
     Mutant(
@@ -243,8 +244,8 @@ PROGRAM = [
     Mutant(
         "learned options are not given to the pure step",
         "core/program/update.py",
-        "pure.step({**each, **learned}, kept, at, slope)",
-        "pure.step({**learned, **each}, kept, at, slope)",
+        "value if value.dim() == 0 else value[group] for key",
+        "(value if value.dim() == 0 else value[group]).detach() for key",
         f"{UNROLLED} -k learned",
     ),
     # core/program/pure_steps.py
@@ -298,8 +299,8 @@ REPLAY = [
     Mutant(
         "random numbers are not put back after a replay",
         "core/replay/functional.py",
-        "            generators.write(state, self.device)\n            self._set_modes(modes)",
-        "            self._set_modes(modes)",
+        "            generators.write(state, self.device)\n            self.clock.step = step\n",
+        "            self.clock.step = step\n",
         FUNCTIONAL,
     ),
     Mutant(
@@ -354,8 +355,8 @@ REPLAY = [
     Mutant(
         "Python's and NumPy's generators are never replayed",
         "core/replay/functional.py",
-        "        self._host = True\n",
-        "        self._host = False\n",
+        "        self._latest: GeneratorState | None = None\n        self._host = True\n",
+        "        self._latest: GeneratorState | None = None\n        self._host = False\n",
         FUNCTIONAL,
     ),
     Mutant(
@@ -469,15 +470,16 @@ REPLAY = [
     Mutant(
         "the batch of a lower problem is that of its first step",
         "core/replay/recorder.py",
-        "        history.last = tuple(history.window)\n",
-        "        history.last = history.last or tuple(history.window)\n",
+        "        history.last = tuple(history.window)\n        history.window = []\n        if estimate",
+        "        history.last = history.last or tuple(history.window)\n        history.window = []\n"
+        "        if estimate",
         f"{NETWORKS} {UNROLLED} {STATE}",
     ),
     Mutant(
         "the window of an accumulation is never emptied",
         "core/replay/recorder.py",
-        "        history.window = []\n",
-        "",
+        "        history.last = tuple(history.window)\n        history.window = []\n        if estimate",
+        "        history.last = tuple(history.window)\n        if estimate",
         f"{NETWORKS} {UNROLLED}",
     ),
     *(
@@ -550,8 +552,8 @@ REPLAY = [
     Mutant(
         "a view in float64 leaves the parameters where they are",
         "core/replay/views.py",
-        "        with self.program.parameters_as(self._dtype), constants:\n            yield\n",
-        "        with constants:\n            yield\n",
+        "        with self.program.parameters_as(self._dtype), constants, draws:\n            yield\n",
+        "        with constants, draws:\n            yield\n",
         FUNCTIONAL,
     ),
     # core/replay/snapshot.py
@@ -784,10 +786,16 @@ CORE = [
     Mutant(
         "what is kept for a roll-back is from before the new start",
         "core/stepper.py",
-        "            problem.restart_inner_loop()\n            problem.on_inner_loop_start()\n"
-        "            if name in self._roll_backs:\n                self._roll_backs[name].keep()\n",
-        "            if name in self._roll_backs:\n                self._roll_backs[name].keep()\n"
-        "            problem.restart_inner_loop()\n            problem.on_inner_loop_start()\n",
+        "            problem.restart_inner_loop()\n"
+        "            written = [parameter._version for parameter in problem.theta]\n"
+        "            problem.on_inner_loop_start()\n"
+        "            if name in self._roll_backs:\n"
+        "                self._recorder.watch.at_start(problem, written)\n"
+        "                self._roll_backs[name].keep()\n",
+        "            if name in self._roll_backs:\n"
+        "                self._roll_backs[name].keep()\n"
+        "            problem.restart_inner_loop()\n"
+        "            problem.on_inner_loop_start()\n",
         f"{ENGINE} -k roll_back",
     ),
     Mutant(
@@ -1225,8 +1233,8 @@ CROSSES = [
     Mutant(
         "nobody is warned of stop-gradients",
         "hypergradient/crosses/choice.py",
-        "    if not cosine < LOWEST_COSINE:\n",
-        "    if True:\n",
+        "    if error > LARGEST_DIFFERENCE_ERROR:\n",
+        "    if False:\n",
         NETWORKS,
     ),
     # the other crosses
@@ -1240,8 +1248,8 @@ CROSSES = [
     Mutant(
         "a relative radius is taken for an absolute one",
         "hypergradient/crosses/central_difference.py",
-        "radius = self.radius * vectors.norm(level.theta) if self.relative else self.radius",
-        "radius = self.radius",
+        "return self.radius * vectors.norm(level.theta) if self.relative else self.radius",
+        "return self.radius",
         f"{NETWORKS} -k radius",
     ),
 ]
@@ -1668,7 +1676,7 @@ SOLVERS = [
     ),
     Mutant(
         "a series that grows is named at every call",
-        "hypergradient/solvers/spectrum.py",
+        "hypergradient/solvers/solve_watch.py",
         "            self._said = True\n",
         "",
         SOLVES,
@@ -1682,4 +1690,274 @@ SOLVERS = [
     ),
 ]
 
-MUTANTS = [*PROGRAM, *REPLAY, *CORE, *HYPERGRADIENT, *CROSSES, *ESTIMATORS, *SOLVERS]
+# of programs that were invented to break hypergradients, and of what they led to
+ATTACKS = [
+    Mutant(
+        "a step is never held against its replay",
+        "core/stepper.py",
+        "                watch.see_gradient(problem, due=measure)\n",
+        "",
+        f"{ATTACKED} -k changed_after",
+    ),
+    Mutant(
+        "a gradient is held against its replay at the first step alone",
+        "core/stepper.py",
+        "due=measure",
+        "due=False",
+        f"{ATTACKED} -k begins_late",
+    ),
+    Mutant(
+        "a replay that is off does not bring the host's generators back",
+        "core/replay/watch.py",
+        "            self._views.program.keep_host_generators()\n",
+        "",
+        f"{ATTACKED} -k begins_late",
+    ),
+    Mutant(
+        "a gradient half off passes",
+        "core/replay/watch.py",
+        "LARGEST_ERROR, LARGEST_ROUGH_ERROR = 0.05",
+        "LARGEST_ERROR, LARGEST_ROUGH_ERROR = 0.95",
+        f"{ATTACKED} -k changed_after",
+    ),
+    Mutant(
+        "parameters that a callback writes are not noticed",
+        "core/stepper.py",
+        "            watch.after_callback(problem)\n",
+        "",
+        f"{ATTACKED} -k projection",
+    ),
+    Mutant(
+        "the versions of a step are those before it",
+        "core/stepper.py",
+        "            watch.after_step(problem)\n            problem.param_callback()\n",
+        "            problem.param_callback()\n            watch.after_step(problem)\n",
+        f"{ATTACKED} -k projection",
+    ),
+    Mutant(
+        "tangents go on over parameters that were written",
+        "core/replay/recorder.py",
+        "                self.watch.before_tangents(problem)\n",
+        "                pass\n",
+        f"{ATTACKED} -k tangents",
+    ),
+    Mutant(
+        "a start that a hook writes is not named",
+        "core/stepper.py",
+        "                self._recorder.watch.at_start(problem, written)\n",
+        "",
+        f"{ATTACKED} -k repeated",
+    ),
+    Mutant(
+        "a batch of the recipe's own shares its memory",
+        "core/replay/recorder.py",
+        "return tensor if tensor.requires_grad else tensor.clone()",
+        "return tensor",
+        f"{ATTACKED} -k filled_again",
+    ),
+    Mutant(
+        "a problem that is read as a constant is read as it is now",
+        "core/replay/recorder.py",
+        "*sorted(problem.peers_read))",
+        "*())",
+        f"{ATTACKED} -k takes_for_a_constant",
+    ),
+    Mutant(
+        "a step that was left out is an update all the same",
+        "core/stepper.py",
+        "            if finite is False:\n                self._recorder.leave_out(name)\n            else:\n",
+        "            if True:\n",
+        f"{ATTACKED} -k left_out",
+    ),
+    Mutant(
+        "the rates of a step are those of the next one",
+        "core/replay/recorder.py",
+        "            history.rates = vectors.copy(problem.update.learning_rates)\n",
+        "",
+        f"{ATTACKED} -k linearization",
+    ),
+    Mutant(
+        "the rates of a step do not come back",
+        "core/replay/history.py",
+        '            "rates": self.rates,\n',
+        '            "rates": None,\n',
+        HISTORY,
+    ),
+    Mutant(
+        "what the optimizer does not hold is differentiated",
+        "core/program/problem.py",
+        "theta = tuple(parameter for parameter in theta if id(parameter) in held)",
+        "held = held and {id(parameter) for parameter in theta}",
+        f"{ATTACKED} -k not_hold",
+    ),
+    Mutant(
+        "an update that ends elsewhere is not named",
+        "hypergradient/estimators/unrolled.py",
+        "                off.append(pull_back.distance(following))\n",
+        "                pass\n",
+        f"{ATTACKED} -k computed_again",
+    ),
+    Mutant(
+        "every update is held against the end of the loop",
+        "hypergradient/estimators/unrolled.py",
+        "        following = trajectory.recorded_iterate(start).theta\n",
+        "",
+        f"{ATTACKED} -k plain_program",
+    ),
+    Mutant(
+        "evolution does not look where its loop ends",
+        "hypergradient/estimators/evolution.py",
+        "            self._watch.look(level, _distance(level))\n",
+        "            pass\n",
+        f"{ATTACKED} -k computed_again",
+    ),
+    Mutant(
+        "a hook of an optimizer may be unrolled",
+        "core/replay/recorder.py",
+        "of_optimizer = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks",
+        "of_optimizer = optimizer._optimizer_step_pre_hooks",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "a loss may change its batch",
+        "core/probe.py",
+        "if _versions(batch) != written and",
+        "if False and",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "a loss may write its parameters",
+        "core/probe.py",
+        "    if [t._version for t in flat] != versions:\n",
+        "    if False:\n",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "decoupled decay is not named",
+        "core/probe.py",
+        "        if decay:\n            log",
+        "        if False:\n            log",
+        f"{ATTACKED} -k decoupled",
+    ),
+    Mutant(
+        "a group that never moves passes",
+        "core/probe.py",
+        "if problem.scheduler is None and 0.0 in rates and any(rates):",
+        "if False:",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "a parameter that was replaced passes",
+        "core/replay/functional.py",
+        "if table.get(key) is not parameter:",
+        "if False:",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "compiled graphs are replayed",
+        "core/replay/functional.py",
+        'torch.compiler.set_stance("force_eager") if compiled else nullcontext()',
+        "nullcontext()",
+        f"{ATTACKED} -k compiled",
+    ),
+    Mutant(
+        "a transform of torch.func stops gradients",
+        "hypergradient/stop_gradients.py",
+        "    while not x.requires_grad and is_functorch_wrapped_tensor(x):\n        x = get_unwrapped(x)\n",
+        "",
+        f"{ATTACKED} -k torch_func",
+    ),
+    Mutant(
+        "a Hessian that rounding makes regular is solved with",
+        "hypergradient/solvers/exact.py",
+        " or rounding > LARGEST_ROUNDING",
+        "",
+        f"{ATTACKED} -k by_name",
+    ),
+    Mutant(
+        "a difference that is off by its radius is blamed on stop-gradients",
+        "hypergradient/crosses/choice.py",
+        "            if rest < error / 2\n",
+        "            if True\n",
+        f"{ATTACKED} -k wrong_length",
+    ),
+    Mutant(
+        "rounding of a difference is not looked for",
+        "hypergradient/crosses/choice.py",
+        "    elif _fault(exact := ForwardOverReverse(), reference, level, v) is None:\n",
+        "    elif _fault(exact := ForwardOverReverse(), reference, level, v) is not None:\n",
+        f"{ATTACKED} -k wrong_length",
+    ),
+    Mutant(
+        "a reference draws random numbers of its own",
+        "core/replay/views.py",
+        "draws = nullcontext() if own == self._dtype else OwnDraws(own, self._dtype)",
+        "draws = nullcontext() if own else OwnDraws(own, self._dtype)",
+        f"{ATTACKED} -k float64_draws",
+    ),
+    Mutant(
+        "Adam's weight decay is decoupled",
+        "core/program/pure_steps.py",
+        '    if options["decoupled_weight_decay"]:\n',
+        "    if True:\n",
+        f"{UPDATE} -k the_pure_update",
+    ),
+    Mutant(
+        "amsgrad forgets its maximum",
+        "core/program/pure_steps.py",
+        '        after["max_exp_avg_sq"] = second\n',
+        '        after["max_exp_avg_sq"] = after["exp_avg_sq"]\n',
+        f"{UPDATE} -k the_pure_update",
+    ),
+    Mutant(
+        "RMSprop is never centred",
+        "core/program/pure_steps.py",
+        '    if options["centered"]:\n',
+        "    if False:\n",
+        f"{UPDATE} -k the_pure_update",
+    ),
+    Mutant(
+        "Adagrad's rate does not decay",
+        "core/program/pure_steps.py",
+        '(count.to(_wide(theta)) - 1) * options["lr_decay"]',
+        '0 * options["lr_decay"]',
+        f"{UPDATE} -k the_pure_update",
+    ),
+    Mutant(
+        "SGD damps its first gradient",
+        "core/program/pure_steps.py",
+        "buffer = grad if buffer is None else",
+        'buffer = (1 - options["dampening"]) * grad if buffer is None else',
+        f"{UNROLLED} -k 'running_again and dampened'",
+    ),
+    Mutant(
+        "an inner loop is counted in warm-up",
+        "core/program/schedule.py",
+        "        starts = self.fresh[name] and not warming\n",
+        "        starts = self.fresh[name]\n",
+        SCHEDULE,
+    ),
+    Mutant(
+        "dues are never used up",
+        "core/program/schedule.py",
+        "                self.due -= needed\n",
+        "",
+        SCHEDULE,
+    ),
+    Mutant(
+        "a Hessian product by differences sees stop-gradients move",
+        "hypergradient/level.py",
+        "derivatives.gradient(self.held_loss(leaves), leaves)",
+        "derivatives.gradient(self.loss(leaves), leaves)",
+        CUT,
+    ),
+    Mutant(
+        "a dense Hessian is twice what it is",
+        "hypergradient/solvers/exact.py",
+        "    return (matrix + matrix.T) / 2\n",
+        "    return matrix + matrix.T\n",
+        f"{CLOSED} -k exact",
+    ),
+]
+
+MUTANTS = [*PROGRAM, *REPLAY, *CORE, *HYPERGRADIENT, *CROSSES, *ESTIMATORS, *SOLVERS, *ATTACKS]

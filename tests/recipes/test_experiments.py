@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,7 @@ from torch.optim import lr_scheduler
 import mlorun
 from mlorun.cli import main
 from mlorun.run import checkpoint
-
-DATA = Path(os.environ.get("MLORUN_DATA", "data")).absolute()
-needs_mnist = pytest.mark.skipif(
-    not (DATA / "MNIST" / "raw" / "train-images-idx3-ubyte").is_file(),
-    reason="MNIST is not there: set MLORUN_DATA to the folder above MNIST/raw",
-)
+from tests.recipes.runs import DATA, needs_mnist
 
 
 @pytest.fixture(autouse=True)

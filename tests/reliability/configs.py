@@ -15,6 +15,7 @@ Each case is a fork of a process that has imported everything, in a folder of it
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import resource
 import shutil
@@ -119,6 +120,7 @@ def prepare() -> None:
         short(experiment)
         main(["check", f"experiment={experiment}"])
     main(["check", "experiment=mwn_digits", "classifier.optimizer.lrr=1"])
+    gc.freeze()  # or the first collection in a child copies every page of the parent
 
 
 def main() -> int:
@@ -153,6 +155,8 @@ def counted(seed: int, numbers: range, folder: Path) -> int:
             print(f"case {number}: {', '.join(outcome.faults)}; code {outcome.code}, {outcome.seconds:.1f} s: {first}")
             print("".join(f"    {line.strip()}\n" for line in outcome.log.splitlines()[-7:]), end="")
             sys.stdout.flush()
+        if (number + 1) % 1000 == 0:
+            print(f"{number + 1 - numbers.start:,} tried, {sum(faults.values())} faults", flush=True)
     ends = ", ".join(f"{count:,} times {code}" for code, count in sorted(codes.items()))
     print(f"{len(numbers):,} cases; exit codes: {ends}; {seconds:.0f} CPU s, the slowest {slowest:.2f}")
     print("; ".join(f"{name}: {faults[name]}" for name in FAULTS))

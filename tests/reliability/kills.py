@@ -1,7 +1,8 @@
 """Runs that are killed at random instants and resumed: do they end in the bits of a run that nobody killed?
 
     python -m tests.reliability.kills --count 2000        SIGKILL; about a quarter of an hour
-    python -m tests.reliability.kills --signals --count 200     200 each of SIGTERM, SIGINT, two SIGINT, SIGHUP
+    python -m tests.reliability.kills --signals --count 200     200 each of SIGTERM, SIGINT, two SIGINT, SIGHUP; or
+                                                          those alone that are named: --signals "SIGINT twice"
 
 Every program of tests/core/test_state.py in turn: every estimator, roll-back, accumulation, dropout, unrolled loops cut
 in the middle, bf16. Each is run once to its end; then again and again, killed at a uniformly random
@@ -16,6 +17,7 @@ import argparse
 import contextlib
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Sequence
@@ -24,6 +26,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mlorun.run import checkpoint
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import is_locked
 from tests.reliability.processes import attempt, exit_code, forked, outcome, prepare, programs, resume, start
@@ -92,40 +95,59 @@ SIGNALS = {
 }
 
 
-def signalled(name: str, config: Any, home: Path, count: int, draw: random.Random) -> dict[str, list[str]]:
-    """Faults by signal: another exit code, a run that still says running, or one that does not end in the same bits."""
-    whole = home / "whole"
+def uninterrupted(config: Any, folder: Path) -> tuple[float, tuple[str, bytes]]:
+    """Seconds and outcome of a run that nobody ends."""
     begin = time.monotonic()
-    assert exit_code(forked(lambda: start(config, whole))) == 0
-    duration, expected = time.monotonic() - begin, outcome(whole)
-    faults: dict[str, list[str]] = {kind: [] for kind in SIGNALS}
-    for kind, (numbers, codes) in SIGNALS.items():
-        sent = turn = 0
-        while sent < count:
-            folder = home / f"{kind.replace(' ', '-')}-{turn}"
-            turn += 1
-            pid = forked(lambda: start(config, folder))  # noqa: B023
-            time.sleep(draw.uniform(0.1, 1.0) * duration)
-            for number in numbers:
-                try:
-                    os.kill(pid, number)
-                except ProcessLookupError:
-                    break
-                time.sleep(draw.uniform(0, 0.02))
-            code = exit_code(pid)
-            if not (folder / "run.json").exists() or code == 0:
-                continue  # it came before the run began, or after its end
-            status = RunFolder(folder).facts()["status"]
-            if status == "finished":
-                continue  # it came after the end of the run, before that of its process
-            sent += 1
-            if code not in codes:
-                faults[kind].append(f"exit code {code}")
-            if status == "running" and len(numbers) == 1:
-                faults[kind].append("still says running")
-            if exit_code(forked(lambda: resume(folder))) != 0 or outcome(folder) != expected:  # noqa: B023
-                faults[kind].append(f"{folder.name} does not end in the same bits")
+    assert exit_code(forked(lambda: start(config, folder))) == 0
+    return time.monotonic() - begin, outcome(folder)
+
+
+def signalled(
+    kind: str, config: Any, home: Path, count: int, draw: random.Random, duration: float, expected: tuple[str, bytes]
+) -> list[str]:
+    """Faults: another exit code, a run that still says running, a step that was done and not saved after the first
+    signal, or a run that does not end in the same bits when it is resumed."""
+    numbers, codes = SIGNALS[kind]
+    faults = []
+    sent = turn = 0
+    while sent < count:
+        folder = home / f"{kind.replace(' ', '-')}-{turn}"
+        turn += 1
+        pid = forked(lambda: start(config, folder))  # noqa: B023
+        time.sleep(draw.uniform(0.1, 1.0) * duration)
+        for number in numbers:
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                break
+            time.sleep(draw.uniform(0, 0.02))
+        code = exit_code(pid)
+        if not (folder / "run.json").exists() or code == 0:
+            continue  # it came before the run began, or after its end
+        status = RunFolder(folder).facts()["status"]
+        if status == "finished":
+            continue  # it came after the end of the run, before that of its process
+        sent += 1
+        if code not in codes:
+            faults.append(f"exit code {code}")
+        if status == "running" and len(numbers) == 1:
+            faults.append("still says running")
+        if status in ("preempted", "interrupted") and len(numbers) == 1 and newest(folder) != steps(folder):
+            faults.append(f"{folder.name}: {steps(folder)} steps done, {newest(folder)} saved")
+        if exit_code(forked(lambda: resume(folder))) != 0 or outcome(folder) != expected:  # noqa: B023
+            faults.append(f"{folder.name} does not end in the same bits")
+        shutil.rmtree(folder)
     return faults
+
+
+def steps(folder: Path) -> int:
+    """That a run has done, as it says itself."""
+    return int(RunFolder(folder).facts()["steps"])
+
+
+def newest(folder: Path) -> int:
+    """The step of its newest checkpoint."""
+    return checkpoint.step_of(checkpoint.saved(RunFolder(folder).checkpoints)[0])
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -133,18 +155,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", nargs="*", default=None)
-    parser.add_argument("--signals", action="store_true")
+    parser.add_argument("--signals", nargs="*", choices=SIGNALS, help="these, or all")
     asked = parser.parse_args(argv)
     prepare()
     draw = random.Random(asked.seed)
     begin = time.monotonic()
     with TemporaryDirectory() as folder:
         home = Path(folder)
-        if asked.signals:
-            worst = signalled("dropout", programs(["dropout"])["dropout"], home, asked.count, draw)
-            for kind, faults in worst.items():
-                print(f"{kind}: {asked.count} sent, {len(faults)} faults {faults[:5]}")
-            return int(any(worst.values()))
+        if asked.signals is not None:
+            for number in {number for numbers, _ in SIGNALS.values() for number in numbers}:
+                signal.signal(number, signal.SIG_DFL)  # nohup and `&` have them ignored, and a run leaves that so
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+            config, failures = programs(["dropout"])["dropout"], 0
+            whole = uninterrupted(config, home / "whole")
+            for kind in asked.signals or SIGNALS:
+                faults = signalled(kind, config, home, asked.count, draw, *whole)
+                print(f"{kind}: {asked.count} sent, {len(faults)} faults {faults[:5]}", flush=True)
+                failures += len(faults)
+            return int(failures > 0)
         count, chosen = Count(), programs(asked.only)
         for index, (name, config) in enumerate(chosen.items()):
             wanted = asked.count * (index + 1) // len(chosen) - count.kills

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import sys
@@ -85,3 +86,4 @@ def prepare() -> None:
 
     with TemporaryDirectory() as folder:
         assert start(programs(["dropout"])["dropout"], Path(folder)) == 0
+    gc.freeze()  # or the first collection in a fork copies every page

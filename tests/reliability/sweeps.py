@@ -34,8 +34,8 @@ def _start(folder: Path, words: Sequence[str]) -> subprocess.Popen[bytes]:
         [*_COMMAND, *words],
         cwd=folder,
         env=_ENVIRONMENT,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+        stdout=open(folder / "screens.txt", "ab"),
+        stderr=subprocess.STDOUT,
         start_new_session=True,
     )
 
@@ -82,11 +82,14 @@ def many(count: int) -> None:
         print(f"{finished} of {count} finished in {time.monotonic() - began:.1f} s, exit code {sweep.returncode}")
 
 
-def _outcomes(folder: Path) -> list[tuple[str, bytes]]:
-    return [
-        (json.loads((job / "result.json").read_text())["params_sha256"], (job / "metrics.jsonl").read_bytes())
-        for job in (folder / str(number) for number in range(JOBS))
-    ]
+def _outcomes(folder: Path) -> list[tuple[str, bytes] | None]:
+    return [_outcome(folder / str(number)) for number in range(JOBS)]
+
+
+def _outcome(job: Path) -> tuple[str, bytes] | None:
+    """params_sha256 and metrics.jsonl of a job; None where it has no result."""
+    result, metrics = job / "result.json", job / "metrics.jsonl"
+    return (json.loads(result.read_text())["params_sha256"], metrics.read_bytes()) if result.exists() else None
 
 
 def _job(sweep: int) -> int | None:
@@ -152,9 +155,14 @@ def killed(count: int, seed: int) -> int:
                 time.sleep(0.5)
             if code != 0 or _outcomes(folder / name) != whole:
                 faults += 1
+                others = [number for number in range(JOBS) if _outcome(folder / name / str(number)) != whole[number]]
                 jobs = json.loads((folder / name / "sweep.json").read_text())["jobs"]
                 print(f"FAULT in {name}: exit code {code}; {[(job['status'], job['error']) for job in jobs]}")
-            print(f"{attempt} sweeps, {kills['sweep']} sweeps and {kills['job']} jobs killed, {faults} faults")
+                print(f"  jobs with another outcome: {others}; the last screens:")
+                print("\n".join((folder / "screens.txt").read_text(errors="replace").splitlines()[-40:]))
+            print(
+                f"{attempt} sweeps, {kills['sweep']} sweeps and {kills['job']} jobs killed, {faults} faults", flush=True
+            )
     return faults
 
 

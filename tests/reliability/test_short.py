@@ -14,6 +14,7 @@ import pytest
         ["kills", "--count", "12", "--only", "neumann", "accumulation, unrolled", "roll back"],
         ["kills", "--signals", "--count", "3"],
         ["configs", "--count", "60", "--first", "700"],
+        ["places"],
         ["disk", "--only", "flips", "full", "--flips", "60", "--cuts", "20", "--sizes", "6"],
     ],
     ids=" ".join,

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from mlorun.errors import FolderInUseError
+from mlorun.errors import ConfigError, FolderInUseError
 from mlorun.run.lock import is_locked, locked
 
 HOLD = """
 import sys, time
 from pathlib import Path
+from typing import Any
 from mlorun.run.lock import locked
 with locked(Path(sys.argv[1])):
     print("held", flush=True)
@@ -70,3 +73,15 @@ def test_a_lock_file_that_says_nothing_is_enough(tmp_path: Path) -> None:
         with pytest.raises(FolderInUseError) as caught, locked(tmp_path):
             pass
         assert caught.value.seen == "a process that did not say which"
+
+
+@pytest.mark.parametrize("number", [errno.EROFS, errno.EACCES])
+def test_a_folder_that_cannot_be_written_to_is_an_error_with_the_fix(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ConfigError, match="cannot be written to"), locked(tmp_path):
+        pass

@@ -100,6 +100,17 @@ def test_what_was_said_before_there_was_a_folder_is_heard_by_all_once_released(t
     assert [text.count(word) for word in ear.heard] == [1, 1, 1]
 
 
+def test_what_only_the_file_heard_comes_to_the_console_once_it_is_there(tmp_path: Path) -> None:
+    ear = Ear()
+    ear.setLevel(logging.WARNING)
+    with buffered() as buffer, log_to(tmp_path / "log.txt"):
+        log.info("goes on")
+        log.warning("not as before")
+        with listening(ear):
+            buffer.flush()
+    assert ear.heard == ["not as before"]
+
+
 def test_what_nobody_released_still_comes_out_at_the_end(root_ear: Ear) -> None:
     def broken() -> None:
         with buffered():

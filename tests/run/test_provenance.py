@@ -49,3 +49,16 @@ def test_a_checkout_has_a_commit_and_is_dirty_once_a_tracked_file_changes(
     assert git_state(tmp_path) == {"commit": head, "dirty": False}
     (tmp_path / "tracked").write_text("b")
     assert git_state(tmp_path) == {"commit": head, "dirty": True}
+
+
+def test_git_runs_nothing_that_the_checkout_or_the_environment_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = f"touch {tmp_path / 'pwned'}; false"
+    for words in (["init", "-q"], ["config", "core.fsmonitor", command]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    for name, value in {"COUNT": "1", "KEY_0": "core.fsmonitor", "VALUE_0": command}.items():
+        monkeypatch.setenv(f"GIT_CONFIG_{name}", value)
+    monkeypatch.setenv("GIT_DIR", str(tmp_path / "elsewhere"))  # as it is set inside a hook
+    assert git_state(tmp_path) == {"commit": None, "dirty": False}
+    assert not (tmp_path / "pwned").exists()

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 
 from mlorun.cli import main
+from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from tests.sweeps import tiny
 
@@ -227,20 +228,44 @@ def test_a_signal_ends_every_job_after_its_step_and_the_sweep_goes_on_to_the_sam
     assert outcomes(folder, 0, 1, 2) == whole
 
 
-def test_jobs_end_and_save_when_the_process_of_the_sweep_is_killed() -> None:
+def test_jobs_end_and_save_when_the_process_of_the_sweep_is_killed_and_who_resumes_at_once_waits_for_them() -> None:
     process = shell([*SLOW, "sweep.jobs=2"])
     folder = begun(2)
     process.kill()
     process.wait()
-    for _ in range(200):
-        ended = [(folder / str(n) / "result.json").exists() for n in (0, 1)]
-        if all(ended):
-            break
-        time.sleep(0.05)
-    assert ended == [True, True]
-    assert [json.loads((folder / str(n) / "result.json").read_text())["status"] for n in (0, 1)] == ["preempted"] * 2
     assert main(["resume", str(folder)]) == 0
     assert statuses() == ["finished"] * 3
+    for number in (0, 1):
+        first, second = RunFolder(folder / str(number)).facts()["attempts"]
+        assert (first["status"], second["from_step"]) == ("preempted", first["to_step"])
+
+
+def test_a_job_that_outlived_its_sweep_is_waited_for(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*TINY, "seed=0,1"]) == 0
+    job = the_sweep() / "0"
+    (job / "result.json").unlink()
+    hold = (
+        "import sys; from mlorun.run.lock import *\nwith locked(Path(sys.argv[1])): print('held', flush=True); input()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", hold, str(job)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "held\n"
+    monkeypatch.setattr("mlorun.sweeps.resume.sleep", lambda seconds: holder.communicate("\n"))
+    assert main(["resume", str(the_sweep())]) == 0
+    assert "waiting for job 0, which has outlived its sweep" in capfd.readouterr().out
+    assert statuses() == ["finished"] * 2
+
+
+def test_a_job_that_does_not_end_keeps_its_sweep_in_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main([*TINY, "seed=0,1"]) == 0
+    (the_sweep() / "0" / "result.json").unlink()
+    monkeypatch.setattr("mlorun.sweeps.resume.PATIENCE", -1.0)
+    with locked(the_sweep() / "0"):
+        assert main(["resume", str(the_sweep())]) == 6
 
 
 def test_a_second_signal_ends_a_sweep_at_once() -> None:

@@ -130,6 +130,13 @@ def test_a_kernel_that_cuts_second_derivatives_is_blamed_and_not_the_difference(
     assert "differences of lower gradients" in made.references[0]
 
 
+def test_where_differences_stand_in_for_an_exact_cross_the_bound_is_that_of_differences() -> None:
+    exact = Implicit(Identity(1.0), ForwardOverReverse(), "after", "full")
+    made = rows(lambda p: Square.apply((3 * row_of(p["low"])).sin() * row_of(p["up"])).sum(), exact)
+    assert made.edges[0].error > 1e-5
+    assert made.holds
+
+
 def weight_norm_loss(p: Mapping[str, Problem]) -> Tensor:
     net, up = p["low"].module, row_of(p["up"])
     dtype = up.dtype

@@ -37,7 +37,8 @@ class ProblemGraph:
         u2l: Mapping[str, Sequence[str]] | None = None,
         l2u: Mapping[str, Sequence[str]] | None = None,
     ) -> ProblemGraph:
-        """Check and complete the dependencies; the one that is not given is the other's reverse.
+        """Check and complete the dependencies; the one that is not given is the other's reverse. An empty u2l counts
+        as given: nobody differentiates through anybody.
 
         Raises GraphError: no problems, an unknown name, a cycle of l2u, or a u2l edge whose lower optimum never
         reaches the upper problem.
@@ -46,7 +47,7 @@ class ProblemGraph:
             raise GraphError("there are no problems", where="problems", fix="declare at least one problem")
         given_down = _checked("dependencies.u2l", names, u2l or {})
         given_up = _checked("dependencies.l2u", names, l2u or {})
-        steering = given_down if u2l else _reverse(names, given_up)
+        steering = given_down if u2l is not None else _reverse(names, given_up)
         uppers = _reaching(given_up, steering) if l2u else _reverse(names, given_down)
         lowers = _reverse(names, uppers)
         graph = cls(tuple(names), uppers, lowers, steering, _order(names, uppers, lowers))

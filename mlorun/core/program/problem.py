@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, final
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
@@ -21,7 +23,7 @@ from mlorun.hypergradient.vectors import Vector
 
 # a () tensor, or a function that makes one, called only when somebody looks
 Metric = Tensor | Callable[[], Tensor]
-MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+MakeOptimizer = Callable[[Iterable[Any]], Optimizer]
 MakeScheduler = Callable[[Optimizer], LRScheduler]
 
 
@@ -31,8 +33,8 @@ class Problem(ABC):
     Inside a loss, other problems are attributes by their names, and a problem called is its module called:
     `self.reweight(x)` is `self.reweight.module(x)`.
 
-    optimizer, scheduler   built objects, used as they are; or callables that take the trainable parameters, and the
-                           optimizer. A scheduler steps once an optimizer step.
+    optimizer, scheduler   built objects, used as they are; or callables that take what `parameter_groups` gives, and
+                           the optimizer. A scheduler steps once an optimizer step.
     stream                 endless batches; None where `get_batch` is overridden
     update_schedule        how often it steps
     gradient_clip          largest norm of the gradient at an optimizer step; None is no bound
@@ -58,8 +60,9 @@ class Problem(ABC):
         self.hypergradient = hypergradient
         self.clock = Clock()
         self.artifact_sink: Callable[[str, Any, int], None] | None = None
+        self.peers_read: set[str] = set()  # the names of those that a loss has asked for
         self._peers: dict[str, Problem] = {}
-        theta = tuple(self.trainable_parameters())
+        theta = self._checked_parameters()
         if not theta:
             raise ConfigError(
                 f"{name} has no trainable parameters",
@@ -67,14 +70,47 @@ class Problem(ABC):
                 seen=type(module).__name__,
                 fix="unfreeze some, or drop the problem",
             )
+        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(self.parameter_groups())
+        # what the optimizer does not hold never moves: it is a constant, to hypergradients too
+        held = {id(parameter) for group in built.param_groups for parameter in group["params"]}
+        theta = tuple(parameter for parameter in theta if id(parameter) in held)
+        if not theta:
+            raise ConfigError(
+                f"the optimizer of {name} holds none of its trainable parameters",
+                where=f"problems.{name}.optimizer",
+                seen=type(built).__name__,
+                fix="build it from what parameter_groups returns",
+            )
         self.theta: Vector = theta  # inside a loss, what is put in place of them
-        built = optimizer if isinstance(optimizer, Optimizer) else optimizer(theta)
         self.update = UpdateRule(
             theta,
             built,
             scheduler if scheduler is None or isinstance(scheduler, LRScheduler) else scheduler(built),
             gradient_clip,
         )
+
+    def _checked_parameters(self) -> tuple[nn.Parameter, ...]:
+        """What `trainable_parameters` gives. Raises ConfigError for anything but parameters that have a shape."""
+        title, place = type(self).__name__, f"problems.{self.name}"
+        lazy = [name for name, p in self.module.named_parameters() if isinstance(p, UninitializedParameter)]
+        if lazy:
+            raise ConfigError(
+                f"{self.name} has parameters without a shape, which an optimizer cannot be given",
+                where=f"{place}.module",
+                seen=f"{', '.join(lazy[:4])} of a lazy module",
+                fix="give the sizes: nn.Linear(64, 10) in place of nn.LazyLinear(10)",
+            )
+        given = self.trainable_parameters()
+        theta = tuple(given) if isinstance(given, Iterable) else None
+        if theta is None or not all(isinstance(p, nn.Parameter) for p in theta):
+            wrong = type(given if theta is None else next(p for p in theta if not isinstance(p, nn.Parameter)))
+            raise ConfigError(
+                f"{title}.trainable_parameters gives what is no parameter",
+                where=place,
+                seen=wrong.__name__,
+                fix="return parameters of modules, e.g. self.module.parameters()",
+            )
+        return theta
 
     @property
     def optimizer(self) -> Optimizer:
@@ -110,8 +146,8 @@ class Problem(ABC):
         result = self.training_step(batch)
         return {"loss": result} if isinstance(result, Tensor) else result
 
-    def evaluation_end(self, outputs: Any) -> Mapping[str, Metric]:
-        """Metrics of a whole split, e.g. F1 or the area under a curve, in eval mode and without gradients.
+    def evaluation_end(self, outputs: Any) -> Mapping[str, Metric] | None:
+        """Metrics of a whole split, e.g. F1 or the area under a curve, in eval mode and without gradients; if any.
 
         outputs   what every `evaluation_step` gave under `outputs`, in one, on the device; None where it gave nothing
         """
@@ -138,6 +174,12 @@ class Problem(ABC):
         """What this problem optimizes; by default every parameter of the module that requires a gradient."""
         return [p for p in self.module.parameters() if p.requires_grad]
 
+    def parameter_groups(self) -> Iterable[nn.Parameter] | Iterable[dict[str, Any]]:
+        """What the optimizer is made of, as torch's take it: the trainable parameters, all in one group; or one mapping
+        for each group, `{"params": [...]}`, with the options that differ from the config's.
+        """
+        return self.trainable_parameters()
+
     def get_batch(self) -> Any:
         """The batch of the next step; by default the next one of the stream."""
         if self.stream is None:
@@ -158,7 +200,8 @@ class Problem(ABC):
         return None
 
     def optimizer_options(self) -> Mapping[str, Tensor]:
-        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, () each.
+        """Options of the optimizer that upper problems decide: `{"lr": self.tuner.module.log_lr.exp()}`, each () for
+        all parameters, or (groups,) with a number for each of `parameter_groups`.
 
         Read where an inner loop starts, and kept until the next. `lr`, `weight_decay`, and `momentum` where the
         optimizer has it. `unrolled`, `forward` and `evolution` differentiate through them.
@@ -166,7 +209,11 @@ class Problem(ABC):
         return {}
 
     def on_inner_loop_start(self) -> None:  # noqa: B027
-        """Before the first step of each inner loop, e.g. to start from an upper problem's weights."""
+        """Before the first step of each inner loop, e.g. to start from random weights; not where roll_back repeats it.
+
+        What it writes is a constant to a hypergradient: a start that upper problems decide belongs into
+        `initial_parameters`.
+        """
 
     def grad_callback(self) -> None:  # noqa: B027
         """After the gradient of every micro-batch has been added to `.grad`."""
@@ -205,7 +252,15 @@ class Problem(ABC):
         start = self.initial_parameters()
         if start is None:
             return None
-        start = tuple(start)
+        given = start
+        start = tuple(given) if isinstance(given, Iterable) else ()
+        if not isinstance(given, Iterable) or not all(isinstance(t, Tensor) for t in start):
+            raise ConfigError(
+                f"{type(self).__name__}.initial_parameters gives no tensors",
+                where=f"problems.{self.name}",
+                seen=repr(given)[:80],
+                fix="one tensor for each parameter, in order, e.g. self.meta.module.parameters(); None for no start",
+            )
         if [t.shape for t in start] != [p.shape for p in self.theta]:
             raise ConfigError(
                 f"{type(self).__name__}.initial_parameters does not fit {self.name}'s parameters",
@@ -218,7 +273,7 @@ class Problem(ABC):
 
     @final
     def learned_options(self) -> dict[str, Tensor]:
-        """What `optimizer_options` gives, () each. Raises ConfigError for what the optimizer cannot be given."""
+        """What `optimizer_options` gives, () or (groups,) each. Raises ConfigError for what it cannot take."""
         return checked_options(type(self).__name__, self.name, self.update, self.optimizer_options())
 
     @final
@@ -229,6 +284,7 @@ class Problem(ABC):
         # reached only where normal lookup failed: the name of another problem, or a slip
         peers = self.__dict__.get("_peers", {})
         if name in peers:
+            self.peers_read.add(name)
             return peers[name]
         if name.startswith("_") or not peers:
             raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
@@ -261,9 +317,29 @@ def loss_of(result: Tensor | Mapping[str, Metric], name: str) -> Tensor:
     )
 
 
-def metrics_of(result: Tensor | Mapping[str, Metric]) -> dict[str, Tensor]:
-    """Every metric in what a step returned, made by now; without graphs."""
+def metrics_of(result: Tensor | Mapping[str, Metric], where: str) -> dict[str, Tensor]:
+    """Every metric in what a step returned, made by now, one number each; without graphs.
+
+    where   the method that returned it. Raises ConfigError for what is no metric.
+    """
     metrics = {"loss": result} if isinstance(result, Tensor) else result
+    if not isinstance(metrics, Mapping):
+        fix = "return a mapping with metrics"
+        raise ConfigError(f"{where} returned {type(result).__name__}", where=where, seen=repr(result)[:80], fix=fix)
     with torch.no_grad():
         made = ((name, value() if callable(value) else value) for name, value in metrics.items() if name != "outputs")
-        return {name: value.detach() for name, value in made}
+        return {name: _number(value, f"{where}: {name}") for name, value in made}
+
+
+def _number(value: Any, where: str) -> Tensor:
+    if isinstance(value, Real):
+        return torch.tensor(float(value))
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return value.detach()
+    shape = f" of shape {tuple(value.shape)}" if isinstance(value, Tensor) else f", {value!r}"[:80]
+    raise ConfigError(
+        "a metric is one number",
+        where=where,
+        seen=f"{type(value).__name__}{shape}",
+        fix="a () tensor, e.g. its mean; pictures, tables and texts go through self.save_artifact in evaluation_end",
+    )

@@ -18,7 +18,7 @@ from mlorun.hypergradient.inner_loop import Iterate, LearnedOptions, Options, St
 from mlorun.hypergradient.vectors import Vector
 
 # these add weight_decay * theta to the gradient unless their group says `decoupled_weight_decay`
-_L2 = (SGD, Adadelta, Adagrad, Adam, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop)
+L2 = (SGD, Adadelta, Adagrad, Adam, Adamax, ASGD, NAdam, RAdam, RMSprop, Rprop)
 
 
 @final
@@ -113,14 +113,15 @@ class UpdateRule:
         """Begin an inner loop at what upper problems decide.
 
         start     new parameters, with which the optimizer forgets its state; None leaves both as they are
-        options   new options of the optimizer; reading them waits for the device
+        options   new options of the optimizer, each one number or one for each group; reading them waits for the device
         """
         if start is not None:
             torch._foreach_copy_(self.theta, start)
             self.optimizer.state.clear()
         for key, value in options.items():
-            for group in self.optimizer.param_groups:
-                group[key] = float(value)
+            groups = self.optimizer.param_groups
+            for group, number in zip(groups, value.expand(len(groups)).tolist(), strict=True):
+                group[key] = number
 
     # its numbers, () tensors for each parameter
 
@@ -146,7 +147,7 @@ class UpdateRule:
 
         Decoupled decay (AdamW, Muon) shrinks the parameters beside the step: no objective has it as its gradient.
         """
-        if not isinstance(self.optimizer, _L2):
+        if not isinstance(self.optimizer, L2):
             return None
         values = self._by_parameter(
             lambda group: 0.0 if group.get("decoupled_weight_decay") else float(group.get("weight_decay", 0.0))
@@ -171,12 +172,15 @@ class UpdateRule:
         pure = self.pure
         theta: list[Tensor] = []
         state: list[State] = []
-        for each, at, kept, slope in zip(options, iterate.theta, iterate.state, self._clipped(gradient), strict=True):
+        for each, group, at, kept, slope in zip(
+            options, self.groups, iterate.theta, iterate.state, self._clipped(gradient), strict=True
+        ):
             if each is None or slope is None:  # as torch: without a gradient nothing moves
                 theta.append(at)
                 state.append(kept)
                 continue
-            after, state_after = pure.step({**each, **learned}, kept, at, slope)
+            own = {key: value if value.dim() == 0 else value[group] for key, value in learned.items()}
+            after, state_after = pure.step({**each, **own}, kept, at, slope)
             theta.append(after)
             state.append(state_after)
         return Iterate(tuple(theta), tuple(state))
@@ -199,6 +203,12 @@ class UpdateRule:
                 after, _ = pure.step(options, self.optimizer.state.get(parameter, {}), at, leaf)
             product.extend(derivatives.pull_back((after,), (leaf,), (-part,)))
         return tuple(product)
+
+    @property
+    def groups(self) -> tuple[int | None, ...]:
+        """The number of each parameter's group in the optimizer; None for one that it does not hold."""
+        found = {id(p): index for index, group in enumerate(self.optimizer.param_groups) for p in group["params"]}
+        return tuple(found.get(id(parameter)) for parameter in self.theta)
 
     def options(self) -> tuple[Options | None, ...]:
         """The optimizer's options for each parameter now; None for one that it does not hold."""
@@ -275,23 +285,30 @@ def _number(value: float, like: Tensor) -> Tensor:
 
 
 def checked_options(owner: str, name: str, rule: UpdateRule, options: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Options that upper problems decide, each () and one that the optimizer's step can be differentiated in.
+    """Options that upper problems decide, each one that the optimizer's step can be differentiated in: () for all of
+    its parameter groups, or (groups,).
 
     owner, name   the class and the problem that give them, for errors. Raises ConfigError.
     """
     if not options:
         return {}
     known = rule.pure.learnable
+    groups = len(rule.optimizer.param_groups)
     checked: dict[str, Tensor] = {}
     for key, value in options.items():
         where = f"{owner}.optimizer_options"
         if key not in known:
             kind = type(rule.optimizer).__name__
             raise ConfigError(f"{key!r} of {kind} cannot be learned", where=where, fix=did_you_mean(key, known))
-        if not isinstance(value, Tensor) or value.numel() != 1:
+        if not isinstance(value, Tensor) or (value.numel() != 1 and value.shape != (groups,)):
             seen = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError(f"{key!r} must be a tensor of one number", where=where, seen=seen)
-        checked[key] = value.reshape(())
+            raise ConfigError(
+                f"{key!r} must be a tensor of one number, or of one for each parameter group of {name}'s optimizer",
+                where=where,
+                seen=seen,
+                fix=f"shape () or ({groups},); {owner}.parameter_groups decides the groups",
+            )
+        checked[key] = value.reshape(()) if value.numel() == 1 else value
     if "lr" in checked and rule.scheduler is not None:
         raise ConfigError(
             f"the learning rate of {name} is both learned and scheduled",

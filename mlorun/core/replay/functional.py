@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -51,6 +52,10 @@ class FunctionalProgram:
         """From now on Python's and NumPy's generators are not replayed: no loss draws from them."""
         self._host = False
 
+    def keep_host_generators(self) -> None:
+        """From now on they are replayed: some loss may draw from them after all."""
+        self._host = True
+
     def theta(self, name: str) -> Vector:
         """The live trainable parameters of one problem."""
         return self._live[name]
@@ -82,7 +87,7 @@ class FunctionalProgram:
         """
         problem = self.problems[name]
         total: Tensor | None = None
-        with self.substituted(values), torch.enable_grad(), self._without_autocast(), without_checkpointing():
+        with self.substituted(values), self._plain():
             for snapshot in snapshots:
                 batch = self.batch(name, snapshot)
                 self._enter(snapshot)
@@ -104,6 +109,12 @@ class FunctionalProgram:
             for table, key, parameter in slots:
                 table[key] = parameter
 
+    @contextmanager
+    def _plain(self) -> Iterator[None]:
+        """With gradients, and without autocast, recomputation and compiled graphs."""
+        with torch.enable_grad(), self._without_autocast(), without_checkpointing(), _without_compiling():
+            yield
+
     def _without_autocast(self) -> AbstractContextManager[Any]:
         kind = self.device.type
         return torch.autocast(kind, enabled=False) if torch.is_autocast_enabled(kind) else nullcontext()
@@ -117,6 +128,7 @@ class FunctionalProgram:
         if self._replaying:
             yield
             return
+        self._check_parameters()
         self._replaying = True
         state, step = self._generators(), self.clock.step
         modes = tuple(m.training for m in self._modules)
@@ -129,6 +141,19 @@ class FunctionalProgram:
             self.clock.step = step
             self._set_modes(modes)
             self._set_buffers(kept)
+
+    def _check_parameters(self) -> None:
+        """Raise GraphError where a module holds another parameter than it did at the start."""
+        for name, slots in self._slots.items():
+            for places, parameter in zip(slots, self._live[name], strict=True):
+                for table, key in places:
+                    if table.get(key) is not parameter:
+                        raise GraphError(
+                            f"the parameter {key!r} of {name}, of shape {tuple(parameter.shape)}, was replaced by "
+                            "another tensor after the start: the optimizer trains one that its loss does not read",
+                            where=f"problems.{name}.module",
+                            fix="write into it: with torch.no_grad(): parameter.copy_(...)",
+                        )
 
     @contextmanager
     def substituted(self, values: Values) -> Iterator[None]:
@@ -200,6 +225,14 @@ class FunctionalProgram:
                 if buffer is not None:
                     holders.setdefault(id(buffer), []).append((module._buffers, key))
         return tuple(tuple(slots) for slots in holders.values())
+
+
+def _without_compiling() -> AbstractContextManager[Any]:
+    """Inside, what torch.compile made runs as it was written: compiled graphs have first derivatives alone."""
+    # set_stance loads all of torch's compiler, which takes seconds: only where something has been compiled
+    dynamo = sys.modules.get("torch._dynamo.utils")
+    compiled = dynamo is not None and bool(dynamo.counters["frames"])
+    return torch.compiler.set_stance("force_eager") if compiled else nullcontext()
 
 
 def _same(one: GeneratorState, other: GeneratorState) -> bool:

@@ -22,8 +22,10 @@ class History:
     window          the micro-batches of the optimizer step under way
     last            the micro-batches of the last optimizer step
     before          the parameters before that step, where the estimator linearizes there
+    rates           the learning rates of that step, () for each parameter, where the estimator linearizes before it
     updates         the updates of the inner loop that are kept
     dropped         how many earlier ones of the same loop were let go
+    rough           its steps run in lower precision than replays do
     tangents        what an estimator that propagates them made of the loop
     """
 
@@ -32,8 +34,10 @@ class History:
     window: list[Snapshot] = field(default_factory=list)
     last: tuple[Snapshot, ...] = ()
     before: Vector | None = None
+    rates: Vector | None = None
     updates: list[RecordedUpdate] = field(default_factory=list)
     dropped: int = 0
+    rough: bool = False
     tangents: Any = None
 
     @property
@@ -41,7 +45,7 @@ class History:
         """The kept updates, and which of them are to be differentiated."""
         steps = None if self.checkpointing is None else self.checkpointing.steps
         first = 0 if steps is None else max(0, len(self.updates) - steps)
-        return InnerLoop(tuple(self.updates), whole=self.dropped == 0, first=first)
+        return InnerLoop(tuple(self.updates), whole=self.dropped == 0, first=first, rough=self.rough)
 
     def restart(self) -> None:
         """Forget the inner loop."""
@@ -68,6 +72,7 @@ class History:
             [],
             snapshots(self.last),
             None if self.before is None else _cast(dtype, self.before),
+            self.rates,
             [
                 replace(
                     update,
@@ -78,6 +83,7 @@ class History:
                 for update in self.updates
             ],
             self.dropped,
+            self.rough,
         )
 
     def pack(self) -> dict[str, Any]:
@@ -90,6 +96,7 @@ class History:
             "window": [one.pack() for one in self.window],
             "last": [one.pack() for one in self.last],
             "before": self.before,
+            "rates": self.rates,
             "updates": [_pack_update(update) for update in self.updates],
             "dropped": self.dropped,
         }
@@ -99,6 +106,7 @@ class History:
         self.window = [Snapshot.unpack(one) for one in packed["window"]]
         self.last = tuple(Snapshot.unpack(one) for one in packed["last"])
         self.before = None if packed["before"] is None else tuple(packed["before"])
+        self.rates = None if packed["rates"] is None else tuple(packed["rates"])
         self.updates = [_unpack_update(update) for update in packed["updates"]]
         self.dropped = packed["dropped"]
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from torch import Tensor
+
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.pure_steps import PURE_STEPS
@@ -12,6 +14,8 @@ from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.history import History
 from mlorun.core.replay.snapshot import Snapshot
 from mlorun.core.replay.views import Views
+from mlorun.core.replay.watch import Watch
+from mlorun.data.batches import map_tensors
 from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.inner_loop import Checkpointing, InnerLoop, RecordedUpdate
@@ -22,15 +26,20 @@ class Recorder:
     """Owns the histories.
 
     record_all   record what any estimator could need: of inner loops, where the optimizer's step is known
+    rough        steps run in lower precision than replays do
     views        what estimators read the histories by
+    watch        whether replays are what the steps were
     """
 
-    def __init__(self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False) -> None:
+    def __init__(
+        self, program: FunctionalProgram, graph: ProblemGraph, *, record_all: bool = False, rough: bool = False
+    ) -> None:
         self.record_all = record_all
         self._program = program
         self._graph = graph
-        self._histories = {name: History() for name in graph.names}
+        self._histories = {name: History(rough=rough) for name in graph.names}
         self.views = Views(program, self._histories)
+        self.watch = Watch(graph, self.views)
         self._recorded = frozenset(graph.differentiated)
         self._reads = {name: graph.read_by(name) for name in sorted(self._recorded)}
         self._copies: dict[str, tuple[tuple[int, ...], Vector]] = {}
@@ -89,6 +98,9 @@ class Recorder:
         if name not in self._recorded and name not in self._reevaluated:
             return
         history = self._histories[name]
+        if position is None:
+            # whoever made the batch may fill the same memory, or the same list, with the next one
+            batch = map_tensors(_in_memory_of_its_own, batch)
         snapshot = self._program.snapshot(batch, position)
         if name in self._recorded:
             history.window.append(snapshot)
@@ -107,9 +119,12 @@ class Recorder:
             return
         if estimate.needs.linearize == "before":
             history.before = vectors.copy(problem.theta)
+            history.rates = vectors.copy(problem.update.learning_rates)
         if history.checkpointing is not None:
             self._append(problem, history, history.checkpointing)
         if estimate.needs.tangents:
+            if history.tangents is not None:
+                self.watch.before_tangents(problem)
             update = RecordedUpdate(history.last, problem.update.options(), {}, problem.update.iterate(copy=False))
             with self._program.replay():
                 loop = InnerLoop((update,), whole=history.tangents is None)
@@ -128,11 +143,24 @@ class Recorder:
             RecordedUpdate(
                 snapshots,
                 problem.update.options(),
-                {lower: self._copy(lower) for lower in self._graph.lowers[problem.name]},
+                {peer: self._copy(peer) for peer in self._moving_peers(problem)},
                 problem.update.iterate(copy=True) if due else None,
             )
         )
         history.trim(stride)
+
+    def _moving_peers(self, problem: Problem) -> tuple[str, ...]:
+        """Whom the loss reads and who may step during its inner loop: lower optima, and what it takes for constants."""
+        uppers = self._graph.uppers[problem.name]
+        read = (*self._graph.lowers[problem.name], *sorted(problem.peers_read))
+        return tuple(dict.fromkeys(peer for peer in read if peer != problem.name and peer not in uppers))
+
+    def leave_out(self, name: str) -> None:
+        """Call in place of `before_update` where the optimizer's step is left out: it is no part of the inner loop."""
+        history = self._histories[name]
+        if not history.last:  # there is no step before: let the problems above meet what is not finite, too
+            history.last = tuple(history.window)
+        history.window = []
 
     def _copy(self, name: str) -> Vector:
         """The parameters of `name` as they are; one copy for as long as they stay so."""
@@ -161,6 +189,10 @@ class Recorder:
         return None if estimate is None else estimate.pack_tangents(self._histories[name].tangents)
 
 
+def _in_memory_of_its_own(tensor: Tensor) -> Tensor:
+    return tensor if tensor.requires_grad else tensor.clone()
+
+
 def _needs_upper_loss(problem: Problem) -> bool:
     return problem.hypergradient is not None and problem.hypergradient.needs.upper_loss
 
@@ -176,3 +208,13 @@ def _require_plain_steps(problem: Problem) -> None:
                 seen=type(problem.hypergradient).__name__,
                 fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
             )
+    optimizer = problem.optimizer
+    of_optimizer = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    if of_optimizer or any(parameter._backward_hooks for parameter in problem.theta):
+        whose = "optimizer" if of_optimizer else "parameters"
+        raise ConfigError(
+            f"hooks of {problem.name}'s {whose} change what an update does, so that it cannot be unrolled",
+            where=f"problems.{problem.name}.{'optimizer' if of_optimizer else 'module'}",
+            seen=type(optimizer).__name__ if of_optimizer else "register_hook",
+            fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop the hooks",
+        )

@@ -13,6 +13,7 @@ from torch import Tensor
 from mlorun.core.program.update import UpdateRule
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.history import History
+from mlorun.core.replay.own_draws import OwnDraws
 from mlorun.core.replay.snapshot import Snapshot, cast
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.estimator import Hypergradient
@@ -42,15 +43,17 @@ class Views:
     def to(self, dtype: torch.dtype, *, constants: bool = False) -> Views:
         """The same in another precision, of the parameters as they are now.
 
-        `constants`: new tensors that a loss makes without saying of which type are in that precision, too; so are the
-        random numbers that it draws into such tensors, which then differ.
+        `constants`: new tensors that a loss makes without saying of which type are in that precision, too. The random
+        numbers are those that it draws in its own.
         """
         return self._as(dtype, self._histories, constants)
 
     def last_step(self, name: str, dtype: torch.dtype, *, constants: bool) -> Views:
         """As `to`, with the history of the last step of `name` alone."""
         history = self._histories[name]
-        return self._as(dtype, {name: History(last=history.last, before=history.before)}, constants)
+        return self._as(
+            dtype, {name: History(last=history.last, before=history.before, rates=history.rates)}, constants
+        )
 
     def _as(self, dtype: torch.dtype, histories: Mapping[str, History], constants: bool) -> Views:
         program = self.program
@@ -135,7 +138,9 @@ class Views:
             yield
             return
         constants = default_dtype(self._dtype) if self._constants else nullcontext()
-        with self.program.parameters_as(self._dtype), constants:
+        own = next(t.dtype for name in self.program.problems for t in self.program.theta(name))
+        draws = nullcontext() if own == self._dtype else OwnDraws(own, self._dtype)
+        with self.program.parameters_as(self._dtype), constants, draws:
             yield
 
 
@@ -156,6 +161,10 @@ class ProblemView:
     @property
     def point(self) -> Vector:
         return self.views.history(self.name).before or vectors.detach(self.views.theta(self.name))
+
+    @property
+    def learning_rates(self) -> tuple[Tensor, ...]:
+        return self.views.history(self.name).rates or self.update.learning_rates
 
     def loss(self, values: Values) -> Tensor:
         return self.views.loss(self.name, self.views.history(self.name).last, values)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from torch import Tensor
+
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.checks import positive
 from mlorun.hypergradient.crosses.cross import Cross
@@ -26,17 +28,26 @@ class CentralDifference(Cross):
 
     def __call__(self, level: Level, x: Vector) -> dict[str, Vector]:
         lam = level.flat_lam()
-        radius = self.radius * vectors.norm(level.theta) if self.relative else self.radius
         return level.split_lam(
             derivatives.central_difference(
-                lambda theta: derivatives.gradient(level.loss(theta), lam), level.theta, x, radius
+                lambda theta: derivatives.gradient(level.loss(theta), lam), level.theta, x, self.length(level)
             )
         )
+
+    def length(self, level: Level) -> float | Tensor:
+        """Of the perturbation."""
+        return self.radius * vectors.norm(level.theta) if self.relative else self.radius
 
 
 class HeldCentralDifference(Cross):
     """The same with stop-gradients held at their values at theta, at a radius that the precision decides: right
-    wherever the first gradient in lam is. One evaluation more."""
+    wherever the first gradient in lam is. One evaluation more.
+
+    radius   in place of that one
+    """
+
+    def __init__(self, radius: float | Tensor | None = None) -> None:
+        self.radius = radius
 
     def __call__(self, level: Level, x: Vector) -> dict[str, Vector]:
         lam = level.flat_lam()
@@ -44,5 +55,5 @@ class HeldCentralDifference(Cross):
         def slope(theta: Vector) -> Vector:
             return derivatives.gradient(level.held_loss(vectors.leaves(theta)), lam)
 
-        radius = derivatives.difference_radius(level.theta)
+        radius = derivatives.difference_radius(level.theta) if self.radius is None else self.radius
         return level.split_lam(derivatives.central_difference(slope, level.theta, x, radius))

@@ -22,7 +22,7 @@ from mlorun.hypergradient.vectors import Vector
 
 log = logging.getLogger("mlorun.hypergradient")
 
-LOWEST_COSINE = 0.999
+LARGEST_DIFFERENCE_ERROR = 0.045  # relative: that of a cosine of 0.999
 WRONG = "some kernel cuts second derivatives off, or has wrong ones"
 
 # what may stand in for a cross, by the name of its type, in this order
@@ -45,7 +45,7 @@ def choose(cross: Cross, level: Level, v: Vector, *, curvature: bool) -> tuple[C
     reference = Reference(level, v)
     differences = curvature and _hessian_needs_differences(reference, level, v)
     if isinstance(cross, CentralDifference):
-        _warn_of_stop_gradients(cross, reference, level)
+        _warn_of_difference(cross, reference, level, v)
         return cross, differences
     return _honest(cross, reference, level, v), differences
 
@@ -137,30 +137,57 @@ def _fault(cross: Cross, reference: Reference, level: Level, v: Vector) -> str |
     return f"is {100 * error:.2g} % off the change of the gradient: {WRONG}" if error else None
 
 
-def _warn_of_stop_gradients(cross: CentralDifference, reference: Reference, level: Level) -> None:
-    if not reference.cross_error(cross, rough=True):
+def _warn_of_difference(cross: CentralDifference, reference: Reference, level: Level, v: Vector) -> None:
+    """Log how far a difference that was asked for is off, and why: by what it sees through, by its radius, or by
+    rounding."""
+    honest, radius = HeldCentralDifference(), f"Its radius of {cross.radius:g} is too"
+    if reference.cross_error(cross, rough=True):
+        error, cosine = _off(reference.product(cross), reference.product(honest))
+        rest, _ = _off(
+            reference.product(HeldCentralDifference(cross.length(reference.level))), reference.product(honest)
+        )
+        why = (
+            f"A difference of the loss sees through stop-gradients: with a detach in {level.name}'s loss it is not the "
+            "derivative of its update."
+            if rest < error / 2
+            else f"{radius} large for how the loss curves, or too small for its precision."
+        )
+    elif _fault(exact := ForwardOverReverse(), reference, level, v) is None:
+        # the reference may be in float64, the difference is not
+        error, cosine = _off(_product(cross, level, v), _product(exact, level, v))
+        why = f"{radius} small for the parameters' precision."
+    else:
         return
-    product, honest = reference.product(cross), reference.product(HeldCentralDifference())
-    cosine = vectors.cosine(product, honest).item()
-    if not cosine < LOWEST_COSINE:
-        return
-    error = (vectors.norm(vectors.add(product, honest, alpha=-1.0)) / vectors.norm(honest)).item()
-    log.warning(
-        "%s <- %s: the central difference is %.0f %% off the exact product (cosine %.3f). A difference of the loss "
-        "sees through stop-gradients: with a detach in %s's loss it is not the derivative of its update. "
-        "Exact: %s.hypergradient=t1t2",
-        ", ".join(level.lam),
-        level.name,
-        100 * error,
-        cosine,
-        level.name,
-        level.name,
-    )
+    if error > LARGEST_DIFFERENCE_ERROR:
+        log.warning(
+            "%s <- %s: the central difference is %.0f %% off the exact product (cosine %.3f). %s Exact: "
+            "%s.hypergradient=t1t2",
+            ", ".join(level.lam),
+            level.name,
+            100 * error,
+            cosine,
+            why,
+            level.name,
+        )
+
+
+def _product(cross: Cross, level: Level, x: Vector) -> Vector:
+    """B x, every lam in one row of tensors."""
+    return tuple(t.detach() for part in cross(level, x).values() for t in part)
+
+
+def _off(product: Vector, exact: Vector) -> tuple[float, float]:
+    """The relative distance, and the cosine; 0 and 1 where the exact product is 0."""
+    length = vectors.norm(exact).item()
+    if not length:
+        return 0.0, 1.0
+    distance = vectors.norm(vectors.add(product, exact, alpha=-1.0)).item() / length
+    return distance, vectors.cosine(product, exact).item()
 
 
 def _not_available(missing: Exception) -> str:
     first_line = str(missing).split("\n")[0].split(". ")[0]
-    return f"is not available for this loss ({first_line})"
+    return f"is not available for this loss (torch: {first_line})"
 
 
 def _title(cross: Cross) -> str:

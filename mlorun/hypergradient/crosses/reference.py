@@ -65,6 +65,10 @@ class Moved:
         return self.problem.update
 
     @property
+    def learning_rates(self) -> tuple[Tensor, ...]:
+        return self.problem.learning_rates
+
+    @property
     def inner_loop(self) -> InnerLoop:
         return self.problem.inner_loop
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import at_least, positive
 from mlorun.hypergradient.estimator import EVERY_CHANNEL, Hypergradient, Needs
+from mlorun.hypergradient.estimators.unrolled import distance, update_watch
 from mlorun.hypergradient.inner_loop import Checkpointing
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
@@ -35,9 +37,12 @@ class Evolution(Hypergradient):
         self.samples = samples
         self.sigma = sigma
         self.seed = seed
+        self._watch = update_watch()
 
     def __call__(self, level: Level, v: Vector, carry: int | None) -> tuple[dict[str, Vector], int]:
         count = carry or 0
+        if carry is None and not level.trajectory.rough:
+            self._watch.look(level, _distance(level))
         draws = torch.Generator().manual_seed((self.seed * 1_000_003 + count) % 2**63)
         total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
         for _ in range(self.samples):
@@ -51,6 +56,13 @@ class Evolution(Hypergradient):
     def _value(level: Level, u: dict[str, Vector], step: float) -> torch.Tensor:
         theta = level.trajectory.run({name: vectors.scale(part, step) for name, part in u.items()})
         return level.upper_loss(theta).detach()
+
+
+def _distance(level: Level) -> Tensor:
+    """How far the inner loop, run again, ends from where it did, (), in units of its own length, beyond rounding."""
+    trajectory = level.trajectory
+    again, there = trajectory.run({}), trajectory.end
+    return distance(again, there, since=trajectory.recorded_iterate(0).theta)
 
 
 def _normal(like: Vector, draws: torch.Generator) -> Vector:

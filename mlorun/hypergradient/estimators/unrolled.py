@@ -14,9 +14,14 @@ from mlorun.hypergradient.crosses.choice import needs_differences
 from mlorun.hypergradient.estimator import ALL_BUT_DRAWS, Hypergradient, Needs
 from mlorun.hypergradient.inner_loop import COUNTERS, Checkpointing, Iterate, LearnedOptions, State
 from mlorun.hypergradient.level import Level
+from mlorun.hypergradient.solvers.solve_watch import SolveWatch
 from mlorun.hypergradient.stop_gradients import StopGradients
 from mlorun.hypergradient.trajectory import Trajectory
 from mlorun.hypergradient.vectors import Vector
+
+# of an update that is computed again, in units of its length; and of rounding, in units of the parameters and eps
+LARGEST_UPDATE_ERROR = 0.05
+ROUNDING = 10.0
 
 
 class Unrolled(Hypergradient):
@@ -46,10 +51,13 @@ class Unrolled(Hypergradient):
         self.steps = steps
         self.needs = Needs(channels=ALL_BUT_DRAWS, inner_loop=Checkpointing(steps, memory))
         self._store_segments = memory != "constant"
+        self._watch = update_watch()
 
     def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
         differences = needs_differences(level, v) if carry is None else carry
-        total = reverse(level.trajectory, v, store_segments=self._store_segments, differences=differences)
+        total, off = reverse(level.trajectory, v, store_segments=self._store_segments, differences=differences)
+        if not level.trajectory.rough:
+            self._watch.look(level, off)
         return total, differences
 
     def in_use(self, carry: Any) -> str:
@@ -61,8 +69,32 @@ def by_differences(carry: Any) -> str:
     return ", second derivatives by differences of gradients" if carry else ""
 
 
-def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool, differences: bool = False) -> dict[str, Vector]:
-    """(d theta_T / d lam)^T v, by lam.
+def update_watch() -> SolveWatch:
+    """A watch on updates that are computed again: whether they lead where the recorded ones did."""
+    return SolveWatch(
+        "an update of its inner loop, computed again from what was recorded, ends elsewhere than it did, and the "
+        "hypergradient is about as far off",
+        "Causes: parameters that are written between updates (by a callback, or by another problem); a frozen "
+        "parameter or a tensor that changes during the inner loop; a hook of the optimizer; low precision.",
+        bound=LARGEST_UPDATE_ERROR,
+    )
+
+
+def distance(again: Vector, there: Vector, *, since: Vector) -> Tensor:
+    """norm(again - there) / norm(again - since), (), beyond rounding."""
+    # float32 at most: of a reference in float64, whose record is in the parameters' own precision
+    eps = max(torch.finfo(torch.float32).eps, *(torch.finfo(t.dtype).eps for t in there))
+    rounding = ROUNDING * eps * vectors.norm(there)
+    length = vectors.norm(vectors.add(again, since, alpha=-1.0)) + rounding
+    off = (vectors.norm(vectors.add(again, there, alpha=-1.0)) - rounding).clamp_min(0)
+    return vectors.quotient(off, length, length > 0)
+
+
+def reverse(
+    trajectory: Trajectory, v: Vector, *, store_segments: bool, differences: bool = False
+) -> tuple[dict[str, Vector], Tensor]:
+    """(d theta_T / d lam)^T v, by lam; and how far the updates, computed again, end from the recorded ones, at worst,
+    () in units of an update.
 
     store_segments   hold all iterates between two recorded ones at once, rather than compute each again from the first
     differences      second derivatives by differences of gradients
@@ -71,16 +103,24 @@ def reverse(trajectory: Trajectory, v: Vector, *, store_segments: bool, differen
     learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
     on_learned = {k: torch.zeros_like(x) for k, x in learned.items()}
     p = Iterate(v, tuple({} for _ in v))
+    following = trajectory.end
+    off: list[Tensor] = [torch.zeros_like(vectors.norm(v))]
     for start, stop in reversed(trajectory.segments()):
         iterates = trajectory.iterates(start, stop) if store_segments else []
         for t in reversed(range(max(start, trajectory.first), stop)):
             at = iterates.pop() if store_segments else trajectory.iterate(t)
-            p, on_lam, on_options = Pullback(trajectory, t, at, learned, differences=differences)(p)
+            pull_back = Pullback(trajectory, t, at, learned, differences=differences)
+            if t == stop - 1:  # what follows was recorded
+                off.append(pull_back.distance(following))
+            p, on_lam, on_options = pull_back(p)
             total = added(total, on_lam)
             on_learned = {k: x + on_options[k] for k, x in on_learned.items()}
+        following = trajectory.recorded_iterate(start).theta
     total = decided(trajectory, total, on_learned)
     origin = trajectory.start(trajectory.lam) if trajectory.first == 0 else None
-    return total if origin is None else added(total, through(origin, trajectory.lam, p.theta))
+    if origin is not None:
+        total = added(total, through(origin, trajectory.lam, p.theta))
+    return total, torch.stack(off).max()
 
 
 class Pullback:
@@ -141,6 +181,10 @@ class Pullback:
         else:
             on_lam = vectors.split(tuple(grads), self._lam)
         return Iterate(on_theta, tuple(on_state)), on_lam, on_learned
+
+    def distance(self, following: Vector) -> Tensor:
+        """How far the update ends from `following`, (), in units of its own length, beyond rounding."""
+        return distance(vectors.detach(self._after.theta), following, since=vectors.detach(self._theta))
 
     def _through_gradient(
         self, stops: StopGradients, along: Vector, on_theta: Vector

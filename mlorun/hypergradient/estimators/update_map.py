@@ -10,7 +10,7 @@ from mlorun.hypergradient import vectors
 from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.crosses.choice import needs_differences
 from mlorun.hypergradient.estimator import Hypergradient, Needs
-from mlorun.hypergradient.estimators.unrolled import Pullback, added, by_differences, decided
+from mlorun.hypergradient.estimators.unrolled import Pullback, added, by_differences, decided, update_watch
 from mlorun.hypergradient.inner_loop import Checkpointing, Iterate
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.vectors import Vector
@@ -32,6 +32,7 @@ class UpdateMap(Hypergradient):
     def __init__(self, iterations: int) -> None:
         at_least("iterations", iterations, 0)
         self.iterations = iterations
+        self._watch = update_watch()
 
     def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
         differences = needs_differences(level, v) if carry is None else carry
@@ -40,6 +41,8 @@ class UpdateMap(Hypergradient):
         at = trajectory.recorded_iterate(t)
         learned = {k: x.detach().requires_grad_() for k, x in trajectory.learned_options(trajectory.lam).items()}
         pull_back = Pullback(trajectory, t, at, learned, differences=differences)
+        if not trajectory.rough:
+            self._watch.look(level, pull_back.distance(trajectory.end))
         total = {name: vectors.zeros_like(part) for name, part in level.lam.items()}
         on_learned = {key: torch.zeros_like(x) for key, x in learned.items()}
         p = Iterate(v, tuple({} for _ in v))

@@ -13,6 +13,9 @@ from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.vectors import Vector
 
+LARGEST_ROUNDING = 0.1  # of H x, in units of v
+TINY = torch.finfo(torch.float64).tiny
+
 
 class Exact(Solver):
     """(H + damping I) x = v with H built column by column: P Hessian products, P^2 numbers, on the CPU.
@@ -40,9 +43,11 @@ class Exact(Solver):
         else:
             # an indefinite Hessian has no Cholesky factor, but a solution all the same
             solution, info = torch.linalg.solve_ex(matrix, right)
-        if info != 0:
+        # how much longer than v rounding of H has made H x, at worst
+        rounding = torch.finfo(v[0].dtype).eps * float(matrix.norm() * solution.norm() / right.norm().clamp_min(TINY))
+        if info != 0 or rounding > LARGEST_ROUNDING:
             raise RunError(
-                f"the Hessian of {level.name} is singular",
+                f"the Hessian of {level.name} is singular, or too near it for the precision",
                 where=f"problems.{level.name}.hypergradient.solve.damping",
                 seen=f"damping: {self.damping:g}",
                 fix="raise damping, or give its optimizer weight decay",

@@ -1,4 +1,4 @@
-"""A watch on solves: what goes wrong with one is named once, without a wait for the device."""
+"""A watch on solves and updates: what goes wrong with one is named once, without a wait for the device."""
 
 from __future__ import annotations
 
@@ -19,13 +19,15 @@ class SolveWatch:
 
     what     went wrong
     advice   what to do
+    bound    of what is looked at, above which it is wrong: a relative error, which is named in percent; None for flags
 
     On CUDA the answer travels beside the work, and a later call reads it; on MPS nothing is looked at.
     """
 
-    def __init__(self, what: str, advice: str) -> None:
+    def __init__(self, what: str, advice: str, *, bound: float | None = None) -> None:
         self._what = what
         self._advice = advice
+        self._bound = bound
         self._said = False
         self._coming: tuple[Tensor, torch.cuda.Event] | None = None
 
@@ -35,15 +37,16 @@ class SolveWatch:
             self.look(level, ~(vectors.norm(last) <= vectors.norm(first)))
 
     def look(self, level: Level, wrong: Tensor) -> None:
-        """`wrong`: whether this call of the solve went wrong, ()."""
+        """`wrong`: whether this call of the solve went wrong, or by how much, ()."""
         if self._said or wrong.device.type not in ("cpu", "cuda"):
             return
         if wrong.is_cuda and torch.cuda.is_current_stream_capturing():
             return
         seen = self._exchange(wrong) if wrong.is_cuda else wrong
-        if seen is not None and seen:
+        if seen is not None and seen > (self._bound or 0):
             self._said = True
-            log.warning("%s: %s. %s", level.name, self._what, self._advice)
+            size = "" if self._bound is None else f" ({100 * float(seen):.2g} %)"
+            log.warning("%s: %s%s. %s", level.name, self._what, size, self._advice)
 
     def _exchange(self, wrong: Tensor) -> Tensor | None:
         """Send this answer to the host, and give the one sent before, if it has arrived."""

@@ -119,3 +119,11 @@ def test_impossible_dependencies_are_refused_with_the_place_and_the_fix(u2l, l2u
 def test_no_problems_is_no_program() -> None:
     with pytest.raises(GraphError, match="no problems"):
         ProblemGraph.build([])
+
+
+def test_an_empty_u2l_is_given_and_an_empty_l2u_is_not() -> None:
+    game = ProblemGraph.build(["judge", "maker"], {}, {"judge": ["maker"]})
+    assert game.order == ("judge", "maker") and game.differentiated == frozenset()
+    bilevel = ProblemGraph.build(["up", "low"], {"up": ["low"]}, {})
+    assert bilevel == ProblemGraph.build(["up", "low"], {"up": ["low"]})
+    assert ProblemGraph.build(["low", "up"], None, {"low": ["up"]}).differentiated == {"low"}

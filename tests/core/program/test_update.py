@@ -147,6 +147,18 @@ def test_an_inner_loop_may_restart_elsewhere_with_other_options() -> None:
     assert [float(rate) for rate in rule.learning_rates] == [0.25, 0.25]
 
 
+def test_an_option_may_have_a_number_for_each_group() -> None:
+    theta = tuple(nn.Parameter(torch.ones(())) for _ in range(3))
+    groups: list[dict[str, Any]] = [{"params": [theta[0], theta[2]]}, {"params": [theta[1]]}]
+    rule = UpdateRule(theta, torch.optim.SGD(groups, lr=0.1, momentum=0.9), None, None)
+    learned = {"lr": torch.tensor([0.5, 0.25]), "momentum": torch.tensor(0.75)}
+    rule.restart(None, learned)
+    assert [float(rate) for rate in rule.learning_rates] == [0.5, 0.25, 0.5]
+    assert [float(momentum) for momentum in rule.momenta] == [0.75] * 3
+    after = rule.apply(rule.options(), rule.iterate(copy=True), [torch.ones(())] * 3, learned)
+    assert [float(each) for each in after.theta] == [0.5, 0.75, 0.5]
+
+
 def test_an_optimizer_without_a_registered_step_is_refused_by_name() -> None:
     rule = rule_of(torch.optim.Adadelta, lr=0.1)
     with pytest.raises(ConfigError, match="Adadelta has no registered step"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+import torch
 
 from mlorun.core.replay.history import History
 from mlorun.hypergradient.inner_loop import Checkpointing, RecordedUpdate
@@ -48,3 +49,9 @@ def test_what_was_let_go_is_remembered() -> None:
     other.unpack(packed)
     assert other.inner_loop == history.inner_loop
     assert not other.inner_loop.whole
+
+
+def test_the_point_before_a_step_and_its_rates_come_back() -> None:
+    history, other = History(before=(torch.ones(2),), rates=(torch.tensor(0.1),)), History()
+    other.unpack(history.pack())
+    assert (other.before, other.rates) == (history.before, history.rates)
