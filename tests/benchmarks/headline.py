@@ -72,8 +72,8 @@ class Runs:
     seconds: tuple[float, ...]
 
     def __str__(self) -> str:
-        spread = statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-        return f"{statistics.mean(self.accuracies):.2f} ± {spread:.2f} ({len(self.accuracies)})"
+        spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
+        return f"{statistics.mean(self.accuracies):.2f}{spread} ({len(self.accuracies)})"
 
 
 def run(root: Path, experiment: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:
