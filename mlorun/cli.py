@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"mlorun {__version__}")
         return 0
     from mlorun.run.secrets import masked
-    from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, raising
+    from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, behind, raising
 
     # what a shell has put in is a reference again: no file and no screen shows it
     args = [masked(text) if "=" in text else text for text in args]
@@ -73,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:
         from mlorun.report import named, show
 
+        if (came := behind(error)) is not None:
+            return INTERRUPTED if isinstance(came, KeyboardInterrupt) else PREEMPTED
         fault = error if isinstance(error, MlorunError) else named(error)
         show(fault)
         return fault.exit_code

@@ -19,7 +19,7 @@ from .cartpole import Carts, Transitions, returns, rollout, starts
 
 
 class Critic(Problem):
-    """Lower: the squared Bellman error of Q(s, .) = (1 - discount) times its module, on fresh steps of the policy.
+    """Lower: the squared Bellman error on fresh steps of the policy. Its module gives (1 - discount) Q(s, .).
 
     Both expectations over pushes and next states are exact: a next state has no noise, and the next push is averaged
     over the policy. So the squared error is unbiased, and is minimized as it stands, its target included.

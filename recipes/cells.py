@@ -119,7 +119,12 @@ def supernetwork(nodes: int, channels: int, classes: int) -> CellNetwork:
 def cell_network(genotype: Sequence[str] | str, channels: int, classes: int) -> CellNetwork:
     """The network of a cell; `genotype` is a list of links, or the file of them that a search has left."""
     texts = _read(genotype) if isinstance(genotype, str) else genotype
-    return CellNetwork([Link.parse(text) for text in texts], channels, classes)
+    links = [Link.parse(text) for text in texts]
+    ends = {link.target for link in links}
+    if not ends or len(ends) < max(ends):
+        seen = f"links that end in {sorted(ends)}"
+        raise ConfigError("a genotype has a node where no link ends", where="genotype", seen=seen, fix="a link to each")
+    return CellNetwork(links, channels, classes)
 
 
 def _read(file: str) -> list[str]:

@@ -59,9 +59,9 @@ class Learner(Problem):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         """The mean loss of each task, (tasks,)."""
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        """Means over the tasks."""
-        return {"error": self.losses(outputs, targets).mean()}
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Metric]:
+        """What is measured beside the losses, a mean over the tasks each."""
+        return {}
 
     def start(self) -> Weights:
         """The weights that tasks start from, as a function of the problem `meta`."""
@@ -129,15 +129,14 @@ class Classification(Learner):
     def losses(self, outputs: Tensor, targets: Tensor) -> Tensor:
         return F.cross_entropy(outputs.transpose(1, 2), targets, reduction="none").mean(1)
 
-    def metrics(self, outputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
-        right = (outputs.argmax(2) == targets).float().mean()
-        return {**super().metrics(outputs, targets), "accuracy": 100 * right}
+    def metrics(self, outputs: Tensor, targets: Tensor) -> Mapping[str, Metric]:
+        return {"accuracy": lambda: 100 * (outputs.argmax(2) == targets).float().mean()}
 
 
 class Meta(Problem):
     """Upper: the adapted copies' mean loss on the query points of the same tasks (Finn et al. 2017, equation 1).
 
-    evaluate_after   steps of the learner's gradient descent on new tasks after which they are evaluated, ascending
+    evaluate_after   steps of the learner's gradient descent on new tasks after which they are evaluated
     """
 
     learner: Learner
@@ -153,15 +152,19 @@ class Meta(Problem):
         inputs, targets = batch
         learner = self.learner
         outputs = learner.outputs(learner.theta, inputs)
-        loss = learner.losses(outputs, targets).mean()
-        return {"loss": loss, **{key: value.detach() for key, value in learner.metrics(outputs, targets).items()}}
+        return {"loss": learner.losses(outputs, targets).mean(), **learner.metrics(outputs, targets)}
 
     def evaluation_step(self, batch: Tasks) -> Mapping[str, Metric]:
         (support, (inputs, targets)), learner = (batch["support"], batch["query"]), self.learner
+
+        def measure(weights: Weights) -> Mapping[str, Metric]:
+            outputs = learner.outputs(weights, inputs)
+            return {"error": learner.losses(outputs, targets).mean(), **learner.metrics(outputs, targets)}
+
         return adapted(
             learner.starts(len(inputs)),
             lambda weights: learner.objective(weights, support),
-            lambda weights: learner.metrics(learner.outputs(weights, inputs), targets),
+            measure,
             learner.optimizer.param_groups[0]["lr"],
             self.evaluate_after,
         )
@@ -170,13 +173,13 @@ class Meta(Problem):
 def adapted(
     weights: Weights,
     objective: Callable[[Weights], Tensor],
-    measure: Callable[[Weights], Mapping[str, Tensor]],
+    measure: Callable[[Weights], Mapping[str, Metric]],
     rate: float,
     evaluate_after: Sequence[int],
 ) -> dict[str, Metric]:
     """What is measured after so many steps of gradient descent on new tasks, by metric and steps."""
     found: dict[str, Metric] = {}
-    for step in range(evaluate_after[-1] + 1):
+    for step in range(max(evaluate_after, default=-1) + 1):
         if step in evaluate_after:
             found |= {f"{key}_after_{step}": value for key, value in measure(weights).items()}
         slopes = grad(objective)(weights)

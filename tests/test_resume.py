@@ -136,6 +136,32 @@ def test_the_newest_damaged_checkpoint_is_named_and_the_one_before_is_used() -> 
     assert outcome("a") == outcome("whole")
 
 
+def test_a_checkpoint_that_metrics_are_missing_for_is_passed_over() -> None:
+    run("whole")
+    interrupted("a", 8)
+    newest, older = checkpoint.saved(Path("a/checkpoints"))
+    length = checkpoint.load(older)["metrics_bytes"]
+    assert length < checkpoint.load(newest)["metrics_bytes"]
+    os.truncate("a/metrics.jsonl", length)
+    assert main(["resume", "a"]) == 0
+    assert facts("a")["attempts"][1]["from_step"] == checkpoint.step_of(older)
+    assert outcome("a") == outcome("whole")
+
+
+def test_metrics_are_on_the_disk_before_the_checkpoint_that_counts_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    save = checkpoint.save
+
+    def saved(*given: Any) -> Path:
+        done.append("checkpoint")
+        return save(*given)
+
+    monkeypatch.setattr("mlorun.callbacks.checkpoints.sync", lambda path: done.append(path.name))
+    monkeypatch.setattr(checkpoint, "save", saved)
+    run("a")
+    assert done[-4:] == ["metrics.jsonl", "checkpoint"] * 2
+
+
 def test_without_any_good_checkpoint_nothing_starts_again_in_silence(capsys: pytest.CaptureFixture[str]) -> None:
     interrupted("a", 8)
     for path in checkpoint.saved(Path("a/checkpoints")):
@@ -320,6 +346,8 @@ def test_the_best_checkpoint_stays_and_is_evaluated_beside_the_last() -> None:
     assert [checkpoint.step_of(path) for path in checkpoint.saved(Path("whole/checkpoints"))] == [12, step]
     assert checkpoint.load(Path("whole/checkpoints/best.pt"))["engine"]["step"] == step
     assert f"at step {step}" in log("whole")
+    run("plain", ["engine.log_every=2"])
+    assert outcome("whole")[0] == outcome("plain")[0]  # what the run ends with is its last state
     interrupted("a", 7, best)
     assert main(["resume", "a"]) == 0
     assert outcome("a") == outcome("whole")

@@ -23,7 +23,7 @@ from mlorun.run.checkpoint import CheckpointError
 
 log = logging.getLogger("mlorun.run")
 
-FORMAT = 2
+FORMAT = 3
 FINAL, BEST = "final.pt", "best.pt"
 BROKEN = "nonfinite"  # a folder for states that hold NaN or infinity
 

@@ -20,6 +20,14 @@ class Terminated(BaseException):
     """SIGTERM or SIGHUP where nothing has to be finished; as KeyboardInterrupt is for SIGINT."""
 
 
+def behind(error: BaseException) -> KeyboardInterrupt | Terminated | None:
+    """The signal that an error was raised after: in a library, code that cleans up may break where a signal came."""
+    link: BaseException | None = error
+    while link is not None and not isinstance(link, KeyboardInterrupt | Terminated):
+        link = link.__cause__ or link.__context__
+    return link
+
+
 @dataclass
 class Received:
     """What has come so far. `number` is the first signal that ends the run."""

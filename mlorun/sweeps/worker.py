@@ -23,7 +23,7 @@ from mlorun.errors import MlorunError
 from mlorun.report import named, render
 from mlorun.restart import Restart
 from mlorun.run.folder import RunFolder
-from mlorun.run.signals import ENDING, INTERRUPTED, PREEMPTED, Terminated, raising
+from mlorun.run.signals import ENDING, INTERRUPTED, PREEMPTED, Terminated, behind, raising
 from mlorun.sweeps.jobs import Job, write_record
 from mlorun.sweeps.processes import Order
 from mlorun.training import go_on, train
@@ -61,6 +61,8 @@ def run_job(job: Job, folder: Path, composed: Callable[[], DictConfig], typed: S
             resolve(config)
             result = train(config, job.overrides, folder)
     except Exception as error:
+        if (came := behind(error)) is not None:
+            raise came from None
         cause = explained(error, job.overrides)
         fault = cause if isinstance(cause, MlorunError) else named(error, folder)
         write_record(folder, job, error=render(fault), exit_code=fault.exit_code)

@@ -34,17 +34,19 @@ def test_every_problem_option_chooses_from_each_group_of_a_problem(name: str) ->
 
 @pytest.mark.parametrize("name", list(options("experiment")))
 def test_an_experiment_chooses_no_option_that_its_problems_choose_already(name: str) -> None:
-    whole = shipped(name)
-    for entry in defaults_list(options("experiment")[name]):
-        if isinstance(entry, dict) and "@problems." in (key := next(iter(entry))) and key.startswith("override /"):
+    whole, entries = shipped(name), defaults_list(options("experiment")[name])
+    chosen = {key: option for entry in entries if isinstance(entry, dict) for key, option in entry.items()}
+    for key in chosen:
+        if "@problems." in key and key.startswith("override /"):
             problem, part = key.partition("@problems.")[2].split(".")
-            (option,) = [
-                next(iter(chosen.values()))
-                for chosen in defaults_list(options("experiment")[name])
-                if isinstance(chosen, dict) and next(iter(chosen)) == f"/problem@problems.{problem}"
-            ]
-            own = composed([f"experiment={name}", f"{part}@problems.{problem}.{part}={_own_choice(option, part)}"])
-            assert own.problems[problem][part] != whole.problems[problem][part]
+            if f"/problem@problems.{problem}" in chosen:
+                option = chosen[f"/problem@problems.{problem}"]
+                before = composed(
+                    [f"experiment={name}", f"{part}@problems.{problem}.{part}={_own_choice(option, part)}"]
+                )
+            else:  # the problem is that of an experiment that this one starts from
+                before = shipped(next(entry for entry in entries if isinstance(entry, str) and entry != "_self_"))
+            assert before.problems[problem][part] != whole.problems[problem][part]
 
 
 def _own_choice(option: str, part: str) -> str:

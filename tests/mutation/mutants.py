@@ -244,9 +244,23 @@ PROGRAM = [
     Mutant(
         "learned options are not given to the pure step",
         "core/program/update.py",
-        "value if value.dim() == 0 else value[group] for key",
-        "(value if value.dim() == 0 else value[group]).detach() for key",
+        "pure.step({**each, **own}, kept, at, slope)",
+        "pure.step({**own, **each}, kept, at, slope)",
         f"{UNROLLED} -k learned",
+    ),
+    Mutant(
+        "every parameter group takes a step with the first one's learned options",
+        "core/program/update.py",
+        "value if value.dim() == 0 else value[group]",
+        "value if value.dim() == 0 else value[0]",
+        f"{UPDATE} {UNROLLED} -k group",
+    ),
+    Mutant(
+        "an inner loop starts with the first group's learned options in every group",
+        "core/program/update.py",
+        "value.expand(len(groups)).tolist()",
+        "value.reshape(-1)[:1].expand(len(groups)).tolist()",
+        f"{UPDATE} {UNROLLED} -k group",
     ),
     # core/program/pure_steps.py
     Mutant(
@@ -1907,7 +1921,7 @@ ATTACKS = [
         "core/program/pure_steps.py",
         '        after["max_exp_avg_sq"] = second\n',
         '        after["max_exp_avg_sq"] = after["exp_avg_sq"]\n',
-        f"{UPDATE} -k the_pure_update",
+        f"{UPDATE} -k leaves_the_state",
     ),
     Mutant(
         "RMSprop is never centred",
@@ -1956,7 +1970,7 @@ ATTACKS = [
         "hypergradient/solvers/exact.py",
         "    return (matrix + matrix.T) / 2\n",
         "    return matrix + matrix.T\n",
-        f"{CLOSED} -k exact",
+        f"{SOLVES} -k exact",
     ),
 ]
 

@@ -65,7 +65,7 @@ def test_random_cells_differ_by_draw_and_are_cells_that_a_search_can_derive() ->
         assert [sum(link.target == node for link in links) for node in (1, 2, 3)] == [1, 2, KEPT]
 
 
-@pytest.mark.parametrize("genotype", [["0-conv-1"], ["1-skip-0"], ["0-skip"], "absent.txt"])
+@pytest.mark.parametrize("genotype", [["0-conv-1"], ["1-skip-0"], ["0-skip"], ["0-skip-2"], [], "absent.txt"])
 def test_what_is_no_genotype_is_refused(genotype: list[str] | str) -> None:
     with pytest.raises(ConfigError, match="genotype"):
         cell_network(genotype, channels=2, classes=10)

@@ -48,9 +48,9 @@ def test_copies_side_by_side_are_copies_one_by_one() -> None:
 def test_maml_goes_far_in_one_step_on_new_tasks_after_little_training() -> None:
     small = ("data.train_tasks=2000", "data.valid_tasks=10", "data.test_tasks=200", "engine.log_every=1000")
     untrained = metrics("maml_sinusoid", "engine.train_iters=1", *small)
-    trained = metrics("maml_sinusoid", "engine.train_iters=400", *small)
-    assert trained["test/error_after_1"] < 0.8 * trained["test/error_after_0"]
-    assert trained["test/error_after_1"] < 0.8 * untrained["test/error_after_1"]
+    trained = metrics("maml_sinusoid", "engine.train_iters=200", *small)
+    assert trained["test/error_after_1"] < 0.85 * trained["test/error_after_0"]
+    assert trained["test/error_after_1"] < 0.85 * untrained["test/error_after_1"]
 
 
 def test_support_and_query_of_an_inner_loop_are_of_the_same_tasks_and_the_next_loop_has_others() -> None:
@@ -173,3 +173,23 @@ def test_features_of_all_training_classes_know_new_ones(shots: int) -> None:
 def test_a_pretrained_network_hardly_adapts_to_a_sinusoid() -> None:
     found = metrics("maml_sinusoid_baseline", "engine.train_iters=200", "data.train_tasks=1000")
     assert 2.5 < found["test/error_after_1"] < found["test/error_after_0"] < 4.5
+
+
+@pytest.mark.slow
+def test_maml_reaches_its_published_error_and_its_baseline_does_not() -> None:
+    # published 0.77 after one step; two seeds here: 0.5 to 0.6, and 0.15 to 0.2 after ten
+    learned, pretrained = metrics("maml_sinusoid"), metrics("maml_sinusoid_baseline")
+    assert 0.3 < learned["test/error_after_1"] < 0.77
+    assert learned["test/error_after_10"] < 0.3
+    assert pretrained["test/error_after_10"] > 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("experiment", "steps", "low", "high"), [("imaml_digits", 16, 77, 87), ("anil_digits", 5, 72, 83)]
+)
+def test_learned_starts_beat_untrained_ones(experiment: str, steps: int, low: float, high: float) -> None:
+    short = ("meta.optimizer.lr=0", "engine.train_iters=16")
+    learned, untrained = (metrics(experiment, *change)[f"test/accuracy_after_{steps}"] for change in ((), short))
+    assert low < learned < high
+    assert learned > untrained + 2

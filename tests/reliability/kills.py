@@ -87,6 +87,7 @@ def killed_at_random(name: str, config: Any, home: Path, kills: int, draw: rando
             count.not_resumable.append(f"{name}, {folder.name}: a lock or a draft was left")
 
 
+ROUND = 10  # signals of a kind before it is the turn of the next
 SIGNALS = {
     "SIGTERM": ((signal.SIGTERM,), {75}),
     "SIGINT": ((signal.SIGINT,), {130}),
@@ -114,7 +115,11 @@ def signalled(
         folder = home / f"{kind.replace(' ', '-')}-{turn}"
         turn += 1
         pid = forked(lambda: start(config, folder))  # noqa: B023
-        time.sleep(draw.uniform(0.1, 1.0) * duration)
+        begin = time.monotonic()
+        if ended_within(pid, draw.uniform(0.1, 1.0) * duration):
+            exit_code(pid)
+            duration = time.monotonic() - begin  # the machine has more time for it than before
+            continue
         for number in numbers:
             try:
                 os.kill(pid, number)
@@ -123,7 +128,8 @@ def signalled(
             time.sleep(draw.uniform(0, 0.02))
         code = exit_code(pid)
         if not (folder / "run.json").exists() or code == 0:
-            continue  # it came before the run began, or after its end
+            duration *= 1.01  # it came before the run began: there is less time; or right at its end
+            continue
         status = RunFolder(folder).facts()["status"]
         if status == "finished":
             continue  # it came after the end of the run, before that of its process
@@ -138,6 +144,16 @@ def signalled(
             faults.append(f"{folder.name} does not end in the same bits")
         shutil.rmtree(folder)
     return faults
+
+
+def ended_within(pid: int, seconds: float) -> bool:
+    """Wait so long, or until the process has ended."""
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            return True
+        time.sleep(0.002)
+    return False
 
 
 def steps(folder: Path) -> int:
@@ -168,10 +184,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             config, failures = programs(["dropout"])["dropout"], 0
             whole = uninterrupted(config, home / "whole")
-            for kind in asked.signals or SIGNALS:
-                faults = signalled(kind, config, home, asked.count, draw, *whole)
-                print(f"{kind}: {asked.count} sent, {len(faults)} faults {faults[:5]}", flush=True)
-                failures += len(faults)
+            for sent in range(0, asked.count, ROUND):
+                number = min(ROUND, asked.count - sent)
+                for kind in asked.signals or SIGNALS:
+                    faults = signalled(kind, config, home / f"{sent}", number, draw, *whole)
+                    failures += len(faults)
+                    print(f"{kind}: {sent + number} sent, {failures} faults of all so far {faults[:5]}", flush=True)
             return int(failures > 0)
         count, chosen = Count(), programs(asked.only)
         for index, (name, config) in enumerate(chosen.items()):

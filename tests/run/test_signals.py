@@ -8,6 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from mlorun.cli import main
+from mlorun.errors import ConfigError
 from mlorun.run import signals
 
 
@@ -39,6 +41,18 @@ def test_the_first_signal_asks_and_the_second_one_ends(
     assert asked == ["stop"]
 
 
+def test_a_forked_worker_is_ended_by_the_first_signal_and_asks_nothing_of_the_run() -> None:
+    with signals.watching(lambda: os._exit(1), lambda: None):
+        pid = os.fork()
+        if pid == 0:
+            try:
+                os.kill(os.getpid(), signal.SIGTERM)
+            except signals.Terminated:
+                os._exit(42)
+            os._exit(2)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 42
+
+
 def test_sigusr1_saves_as_often_as_it_comes(asked: list[str]) -> None:
     with signals.watching(lambda: asked.append("stop"), lambda: asked.append("save")):
         os.kill(os.getpid(), signal.SIGUSR1)
@@ -61,3 +75,21 @@ def test_a_signal_that_is_ignored_stays_so(asked: list[str]) -> None:
         assert asked == []
     finally:
         signal.signal(signal.SIGHUP, before)
+
+
+@pytest.mark.parametrize(("signal_", "code"), [(KeyboardInterrupt(), 130), (signals.Terminated("SIGTERM"), 75)])
+def test_a_signal_is_one_too_where_cleaning_up_breaks_on_it(
+    signal_: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(args: list[str]) -> int:
+        try:
+            try:
+                raise signal_
+            finally:
+                {}["flags"]
+        except KeyError as error:
+            raise ConfigError("a config cannot be read") from error
+
+    monkeypatch.setattr("mlorun.cli._run", broken)
+    assert main(["experiment=mwn_digits"]) == code
+    assert signals.behind(ValueError()) is None

@@ -59,6 +59,22 @@ def test_the_pure_update_is_the_update(name: str, clip: float | None) -> None:
             torch.testing.assert_close(got, wanted.detach(), rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_the_pure_update_leaves_the_state_that_the_optimizer_has(name: str) -> None:
+    make, options = OPTIMIZERS[name]
+    rule = rule_of(make, **options)
+    for size in (1.0, 0.01, 0.01):  # gradients that shrink: a maximum over the past is not the present
+        before, now = rule.iterate(copy=True), rule.options()
+        gradient = tuple(size * torch.ones_like(p) for p in rule.theta)
+        rule.add_gradient(gradient)
+        pure = rule.apply(now, before, gradient, {})
+        rule.step(LOSS, rule.optimizer.step)
+        rule.clear_gradient()
+        for got, wanted in zip(pure.state, rule.iterate(copy=False).state, strict=True):
+            for key in got:
+                torch.testing.assert_close(got[key], wanted[key], rtol=1e-5, atol=1e-7)
+
+
 def test_rates_are_tensors_that_follow_the_optimizer_in_place() -> None:
     rule = rule_of(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.02)
     rates, decay = rule.learning_rates, rule.decay
