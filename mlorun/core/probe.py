@@ -18,13 +18,14 @@ from mlorun.core.program.problem import Metric, Problem, loss_of, metrics_of
 from mlorun.core.program.update import L2
 from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.recompute import reentrant_calls
-from mlorun.data.batches import map_tensors
+from mlorun.data.batches import map_tensors, packed
 from mlorun.errors import ConfigError, GraphError
 from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.draws import taped
 from mlorun.hypergradient.estimator import Channel, Needs
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.inner_loop import Values
+from mlorun.run.checkpoint import why_not_held
 
 log = logging.getLogger("mlorun.core")
 
@@ -67,6 +68,8 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
             with taped() as draws:
                 loss, result = _loss(program, problem, batch)
             _check_state(problem)
+            if problem.makes_batches and problem.name in graph.differentiated:
+                _check_held(problem, "get_batch", packed(batch))
             if not torch.isfinite(loss.detach()).all():
                 log.warning(
                     "the loss of %s is %s on its first batch, before any step: see its data and its loss",
@@ -227,6 +230,19 @@ def _check_state(problem: Problem) -> None:
             where=f"problems.{problem.name}",
             seen=type(state).__name__,
             fix="return a mapping of names to plain containers, numbers, texts and tensors",
+        )
+    _check_held(problem, "state_dict", dict(state))
+
+
+def _check_held(problem: Problem, function: str, made: Any) -> None:
+    """A run could not be resumed from a checkpoint with anything but plain data in it."""
+    why = why_not_held(made)
+    if why is not None:
+        raise ConfigError(
+            f"{type(problem).__name__}.{function} gives what no checkpoint can hold",
+            where=f"problems.{problem.name}",
+            seen=why,
+            fix="return plain containers, numbers, texts and tensors",
         )
 
 

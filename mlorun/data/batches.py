@@ -7,6 +7,7 @@ that share their first dimension, or a `torch.utils.data.Dataset`. A list holds 
 from __future__ import annotations
 
 import logging
+from collections import namedtuple
 from collections.abc import Callable, Iterator, Mapping, Sized
 from operator import itemgetter
 from typing import Any, TypeAlias
@@ -19,6 +20,8 @@ from mlorun.data.loader import loaded_batches
 from mlorun.errors import DataError
 
 log = logging.getLogger("mlorun.data")
+
+_NAMED = "fields of a named tuple"
 
 Batch: TypeAlias = Any  # a nesting of tensors; what comes from a Dataset may hold other leaves, e.g. strings
 Split: TypeAlias = Any  # a nesting of tensors, or a Dataset
@@ -36,6 +39,28 @@ def map_tensors(fn: Callable[[Tensor], Any], batch: Batch) -> Any:
         return type(batch)(*mapped) if isinstance(batch, tuple) else mapped
     if isinstance(batch, Mapping):
         return {key: map_tensors(fn, part) for key, part in batch.items()}
+    return batch
+
+
+def packed(batch: Batch) -> Any:
+    """The same nesting with every named tuple as a mapping of its fields, which a checkpoint can hold."""
+    if isinstance(batch, tuple) and hasattr(batch, "_fields"):
+        return {_NAMED: list(batch._fields), "values": [packed(part) for part in batch]}
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(packed(part) for part in batch)
+    if isinstance(batch, Mapping):
+        return {key: packed(part) for key, part in batch.items()}
+    return batch
+
+
+def unpacked(batch: Any) -> Batch:
+    """The inverse of `packed`; a named tuple comes back with its fields, in a class of its own."""
+    if isinstance(batch, dict) and _NAMED in batch:
+        return namedtuple("Batch", batch[_NAMED])(*(unpacked(part) for part in batch["values"]))
+    if isinstance(batch, (tuple, list)):
+        return type(batch)(unpacked(part) for part in batch)
+    if isinstance(batch, dict):
+        return {key: unpacked(part) for key, part in batch.items()}
     return batch
 
 

@@ -7,6 +7,7 @@ makes it there or not, and no other file can disagree with it.
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import re
@@ -92,6 +93,20 @@ def load(path: Path, map_location: str | torch.device = "cpu") -> dict[str, Any]
     if not isinstance(state, dict):
         raise CheckpointError("the checkpoint holds no state", where=str(path), seen=type(state).__name__)
     return state
+
+
+def why_not_held(state: Any) -> str | None:
+    """What keeps a checkpoint from holding this: it is written to memory, and read as `load` reads. None where nothing
+    does."""
+    memory = io.BytesIO()
+    try:
+        torch.save(state, memory)
+        memory.seek(0)
+        torch.load(memory, weights_only=True)
+    except Exception as error:  # of pickling, any
+        named = re.search(r"GLOBAL (\S+)", str(error))
+        return named[1] if named else next(iter(str(error).splitlines()), type(error).__name__)
+    return None
 
 
 def step_of(path: Path) -> int:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
 
 import pytest
 import torch
@@ -13,8 +15,11 @@ from mlorun.core.engine import Engine
 from mlorun.core.evaluation import Evaluation
 from mlorun.core.program.problem import Problem
 from mlorun.core.program.schedule import UpdateSchedule
+from mlorun.core.state import on_host
 from mlorun.data.batches import require_samples
 from mlorun.errors import ConfigError, DataError, GraphError
+from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.run.checkpoint import load, save
 from mlorun.run.events import Event
 
 SPLIT = (torch.arange(12.0).reshape(6, 2), torch.ones(6))
@@ -89,6 +94,73 @@ def test_a_loss_that_is_not_finite_before_any_step_is_said(caplog: pytest.LogCap
 def test_a_state_that_cannot_be_saved_is_refused_before_the_first_step() -> None:
     with pytest.raises(ConfigError, match="state_dict gives no mapping"):
         engine(state_dict=lambda self: [1]).probe()
+    with pytest.raises(ConfigError, match=r"Given\.state_dict gives what no checkpoint can hold") as fault:
+        engine(state_dict=lambda self: {"shape": Pair(torch.ones(1), 2)}).probe()
+    assert fault.value.seen is not None and fault.value.seen.endswith("Pair")
+
+
+class Pair(NamedTuple):
+    x: Tensor
+    samples: int
+
+
+@dataclass
+class Record:
+    x: Tensor
+    samples: int
+
+
+class Lower(Problem):
+    """Makes its own batches, of a kind that is given."""
+
+    upper: Problem
+    kind: ClassVar[Any] = Pair
+
+    def get_batch(self) -> Any:
+        return {"pair": self.kind(torch.full((3, 2), float(self.step + 1)), 3)}
+
+    def training_step(self, batch: Any) -> Tensor:
+        pair = batch["pair"]
+        return (self.upper.module.weight.sum() * self(pair.x)).square().sum() / pair.samples
+
+
+class Upper(Problem):
+    lower: Problem
+
+    def get_batch(self) -> None:
+        return None
+
+    def training_step(self, batch: None) -> Tensor:
+        return self.lower.module.weight.square().sum()
+
+
+def two_levels(lower: type[Problem]) -> Engine:
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"optimizer": lambda theta: torch.optim.SGD(theta, lr=0.01)}
+    schedule = UpdateSchedule(unroll_steps=3)
+    hypergradient = Unrolled(steps=None, memory="iterates")
+    low = lower(name="lower", module=nn.Linear(2, 1), hypergradient=hypergradient, update_schedule=schedule, **options)
+    top = Upper(name="upper", module=nn.Linear(2, 1), **options)
+    return Engine([top, low], {"u2l": {"upper": ["lower"]}}, train_iters=6)
+
+
+def test_named_tuples_of_a_recipe_s_own_batches_come_through_a_checkpoint(tmp_path: Path) -> None:
+    whole, cut = two_levels(Lower), two_levels(Lower)
+    whole.run()
+    for step in cut.steps():
+        if step == 2:  # inside an inner loop, with two batches recorded
+            path = save(tmp_path, step, on_host(cut.state_dict()))
+            break
+    again = two_levels(Lower)
+    again.load_state_dict(load(path))
+    again.run()
+    assert torch.equal(again.problems["upper"].theta[0], whole.problems["upper"].theta[0])
+
+
+def test_recorded_batches_that_no_checkpoint_can_hold_are_refused_before_the_first_step() -> None:
+    records = type("Records", (Lower,), {"kind": Record})
+    with pytest.raises(ConfigError, match=r"Records\.get_batch gives what no checkpoint can hold"):
+        two_levels(records).probe()
 
 
 class Grows(nn.Linear):

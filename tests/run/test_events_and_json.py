@@ -33,6 +33,7 @@ def test_a_result_has_exactly_the_promised_fields_and_not_the_error() -> None:
         "steps_per_second": 489.0,
         "warnings": ["low: 3 steps left out"],
         "metric_steps": {},
+        "evaluated": [],
     }
 
 

@@ -180,6 +180,12 @@ class Problem(ABC):
         """
         return self.trainable_parameters()
 
+    @property
+    def makes_batches(self) -> bool:
+        """Whether its batches are a recipe's own: its stream alone cannot make them again."""
+        plain = getattr(self.get_batch, "__func__", None) is Problem.get_batch
+        return self.stream is None or not plain
+
     def get_batch(self) -> Any:
         """The batch of the next step; by default the next one of the stream."""
         if self.stream is None:

@@ -88,10 +88,10 @@ class Recorder:
 
     def position(self, problem: Problem) -> dict[str, int] | None:
         """Call before a batch is taken: where its stream is; None if the stream alone cannot make the batch again."""
-        if problem.stream is None or (problem.name not in self._recorded and problem.name not in self._reevaluated):
+        if problem.stream is None or problem.makes_batches:
             return None
-        plain = getattr(problem.get_batch, "__func__", None) is Problem.get_batch
-        return problem.stream.state_dict() if plain else None
+        kept = problem.name in self._recorded or problem.name in self._reevaluated
+        return problem.stream.state_dict() if kept else None
 
     def before_loss(self, name: str, batch: Any, position: Mapping[str, int] | None) -> None:
         """Call before a loss is evaluated on a micro-batch."""

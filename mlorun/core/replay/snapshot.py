@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mlorun.data.batches import map_tensors
+from mlorun.data.batches import map_tensors, packed, unpacked
 from mlorun.hypergradient.vectors import Vector
 from mlorun.run.generators import GeneratorState
 
@@ -50,7 +50,7 @@ class Snapshot:
     def pack(self) -> dict[str, Any]:
         """As plain containers, numbers and tensors; a batch that its stream can make again is left out."""
         return {
-            "batch": None if self.position is not None else self.batch,
+            "batch": None if self.position is not None else packed(self.batch),
             "position": None if self.position is None else dict(self.position),
             "generators": self.generators.pack(),
             "buffers": self.buffers,
@@ -59,15 +59,15 @@ class Snapshot:
         }
 
     @classmethod
-    def unpack(cls, packed: Mapping[str, Any]) -> Snapshot:
+    def unpack(cls, state: Mapping[str, Any]) -> Snapshot:
         """The inverse of `pack`."""
         return cls(
-            packed["batch"],
-            packed["position"],
-            GeneratorState.unpack(packed["generators"]),
-            tuple(packed["buffers"]),
-            tuple(packed["modes"]),
-            packed["step"],
+            unpacked(state["batch"]),
+            state["position"],
+            GeneratorState.unpack(state["generators"]),
+            tuple(state["buffers"]),
+            tuple(state["modes"]),
+            state["step"],
         )
 
 
