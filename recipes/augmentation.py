@@ -113,10 +113,10 @@ class Augmentation(Problem):
             self.mean.update_parameters(self.module)
 
     def on_run_end(self) -> None:
-        """Save six balanced images, each as it is and seven times deformed."""
+        """Save a row of eight balanced images, and five rows of the same deformed."""
         assert self.stream is not None
-        images = self.stream.at({"epoch": 0, "position": 0})[0][:6]
-        rows = [images, *(self.module(images)[: len(images)] for _ in range(7))]
+        images = self.stream.at({"epoch": 0, "position": 0})[0][:8]
+        rows = [images, *(self.module(images)[: len(images)] for _ in range(5))]
         low, high = images.min(), images.max()
         self.save_artifact("deformed", (torch.cat(rows) - low) / (high - low))
 

@@ -101,6 +101,15 @@ class Level:
         """Momentum of the optimizer now, () for each parameter; 0 where it has none."""
         return self._problem.update.momenta
 
+    @property
+    def mean_gradient(self) -> Vector:
+        """The optimizer's running mean of gradients, up to a factor: momentum of SGD, first moment of Adam.
+
+        Where it keeps none, the gradient at theta.
+        """
+        kept = self._problem.update.mean_gradient
+        return self.gradient if kept is None else tuple(m.to(t.dtype) for m, t in zip(kept, self.theta, strict=True))
+
     def precondition(self, x: Vector) -> Vector:
         """D x, with D = -d(theta')/d(gradient), a diagonal, of the step that the optimizer would take next.
 

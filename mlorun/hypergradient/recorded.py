@@ -19,6 +19,10 @@ class PureUpdate(Protocol):
         """Of the optimizer now; 0 where it has none."""
 
     @property
+    def mean_gradient(self) -> Vector | None:
+        """The optimizer's running mean of its gradients, up to a factor; None where it keeps none."""
+
+    @property
     def decay(self) -> tuple[Tensor, ...] | None:
         """Weight decay that the optimizer adds to the gradient (L2 form); None where it adds nothing."""
 

@@ -9,7 +9,8 @@
     --split     whose accuracy is shown (test)
     --picture   draw the sizes over time and deformed digits of learned_augmentation_mnist, seed 0; needs matplotlib
 
-Prints a Markdown table: test accuracy, mean and standard deviation over the seeds, and CPU seconds of a run.
+Prints a Markdown table: test accuracy, mean and standard deviation over the seeds, how many these were, and CPU seconds
+of a run.
 """
 
 from __future__ import annotations
@@ -71,8 +72,8 @@ class Runs:
     seconds: tuple[float, ...]
 
     def __str__(self) -> str:
-        spread = statistics.stdev(self.accuracies) if len(self.accuracies) > 1 else 0.0
-        return f"{statistics.mean(self.accuracies):.2f} ± {spread:.2f}"
+        spread = f" ± {statistics.stdev(self.accuracies):.2f}" if len(self.accuracies) > 1 else ""
+        return f"{statistics.mean(self.accuracies):.2f}{spread} ({len(self.accuracies)})"
 
 
 def run(root: Path, experiment: str, seed: int, overrides: Sequence[str]) -> dict[str, Any]:

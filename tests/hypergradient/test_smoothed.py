@@ -1,4 +1,4 @@
-"""The smoothed identity solve in closed form: the running mean of v, without its part along the lower gradient's."""
+"""The smoothed identity solve in closed form: the running mean of v, without its part along the lower momentum."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.smoothed import Smoothed
-from tests.hypergradient.test_solves import P, curved, level_of, split
+from tests.hypergradient.given import GivenProblem
+from tests.hypergradient.test_solves import P, curved, level_of, rule, split
 
 
 def answers(solve: Smoothed, levels: list[Level], vs: list[Tensor]) -> list[Tensor]:
@@ -35,16 +36,32 @@ def test_without_projection_it_is_the_exponential_mean_of_every_v_so_far() -> No
         assert torch.allclose(x, sum(w * v for w, v in zip(weights, vs, strict=False)), rtol=0, atol=1e-14)  # type: ignore[arg-type]
 
 
-def test_with_projection_it_is_the_nearest_vector_orthogonal_to_the_mean_lower_gradient() -> None:
-    thetas, vs = [torch.randn(P) for _ in range(3)], [torch.randn(P) for _ in range(3)]
-    found = answers(Smoothed(0.5, True), [at(theta) for theta in thetas], vs)
-    s, m = torch.zeros(P), torch.zeros(P)
-    for n, (theta, v) in enumerate(zip(thetas, vs, strict=True)):
-        gradient = torch.autograd.functional.jacobian(curved, theta)  # type: ignore[no-untyped-call]
-        s, m = (v, gradient) if n == 0 else (0.5 * (s + v), 0.5 * (m + gradient))
+def test_with_projection_it_is_the_nearest_vector_orthogonal_to_the_momentum() -> None:
+    parameter = torch.nn.Parameter(torch.randn(P))
+    for optimizer, key in (
+        (torch.optim.SGD([parameter], lr=0.01, momentum=0.9), "momentum_buffer"),
+        (torch.optim.Adam([parameter]), "exp_avg"),
+    ):
+        for _ in range(3):
+            optimizer.zero_grad()
+            curved(parameter).backward()
+            optimizer.step()
+        m, v = optimizer.state[parameter][key], torch.randn(P)
+        level = Level(
+            GivenProblem("lower", (parameter.detach(),), rule(optimizer, [parameter]), lambda p: curved(*p["lower"]))
+        )
+        (x,), _ = Smoothed(0.5, True)(level, (v,), None)
         away = torch.eye(P) - torch.outer(m, m) / (m @ m)
-        assert torch.allclose(found[n], away @ s, rtol=0, atol=1e-13)
-        assert abs(float(found[n] @ m)) < 1e-12
+        assert torch.allclose(x, away @ v, rtol=0, atol=1e-13)
+        assert abs(float(x @ m)) < 1e-12
+
+
+def test_without_momentum_it_is_orthogonal_to_the_gradient_of_the_batch() -> None:
+    theta, vs = torch.randn(P), [torch.randn(P) for _ in range(2)]
+    found = answers(Smoothed(0.5, True), [at(theta), at(theta)], vs)
+    gradient = torch.autograd.functional.jacobian(curved, theta)  # type: ignore[no-untyped-call]
+    away = torch.eye(P) - torch.outer(gradient, gradient) / (gradient @ gradient)
+    assert torch.allclose(found[1], away @ (vs[0] + vs[1]) / 2, rtol=0, atol=1e-13)
 
 
 def test_where_the_lower_gradient_vanishes_nothing_is_left_out() -> None:
@@ -53,11 +70,11 @@ def test_where_the_lower_gradient_vanishes_nothing_is_left_out() -> None:
     assert torch.equal(x, v)
 
 
-def test_it_keeps_no_part_of_the_v_that_it_is_given() -> None:
+def test_its_carry_has_memory_of_its_own() -> None:
     v = torch.ones(P)
-    x, carry = Smoothed(0.5, False)(at(torch.randn(P)), split(v), None)
-    v.zero_()  # the engine may reuse its memory
-    assert torch.equal(vectors.flat(carry[0]), torch.ones(P)) and torch.equal(vectors.flat(x), torch.ones(P))
+    _, carry = Smoothed(0.5, False)(at(torch.randn(P)), split(v), None)
+    v.zero_()  # the engine may use it again
+    assert torch.equal(vectors.flat(carry), torch.ones(P))
 
 
 @pytest.mark.parametrize("smoothing", [-0.1, 1.0, float("nan")])

@@ -190,7 +190,9 @@ def test_the_classifier_is_evaluated_at_the_mean_of_its_weights() -> None:
 
 @needs_mnist
 @pytest.mark.slow
-def test_learned_sizes_of_mnist_grow_and_beat_the_same_program_without_them() -> None:
-    learned, plain = metrics("learned_augmentation_mnist"), metrics("adjusted_mnist")
-    assert learned["test/accuracy"] > plain["test/accuracy"] + 0.5
-    assert learned["augmentation/affine"] > 0.5
+def test_learned_sizes_of_mnist_beat_the_same_program_without_deformations_and_sizes_set_by_hand_beat_both() -> None:
+    # recipes/README.md: 95.0, 96.7 and 97.5, of single seeds within 0.5
+    names = ("adjusted", "learned_augmentation", "fixed_augmentation")
+    plain, learned, fixed = (metrics(f"{name}_mnist")["test/accuracy"] for name in names)
+    assert 94 < plain < learned - 0.5
+    assert fixed > learned - 0.3 and fixed > 96.8

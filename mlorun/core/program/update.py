@@ -134,6 +134,14 @@ class UpdateRule:
         return self._tensors("momentum", self._by_parameter(lambda group: float(group.get("momentum", 0.0))))
 
     @property
+    def mean_gradient(self) -> Vector | None:
+        kept = [self.optimizer.state.get(parameter, {}) for parameter in self.theta]
+        for key in ("momentum_buffer", "exp_avg"):
+            if all(isinstance(state.get(key), Tensor) for state in kept):
+                return tuple(state[key] for state in kept)
+        return None
+
+    @property
     def decay(self) -> tuple[Tensor, ...] | None:
         """wd for each parameter where the optimizer minimizes loss + wd norm(theta)^2 / 2; None where all are 0.
 

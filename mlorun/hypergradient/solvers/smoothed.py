@@ -1,4 +1,4 @@
-"""Identity solve of a smoothed v: the mean over the last calls, without its part along the lower gradient."""
+"""Identity solve of a smoothed v: the mean over the last calls, without its part along the lower problem's momentum."""
 
 from __future__ import annotations
 
@@ -8,20 +8,17 @@ from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.solvers.solver import Solver
 from mlorun.hypergradient.vectors import Vector
 
-# the mean of v, and that of the lower gradient, which is empty where nobody asks for it
-Carry = tuple[Vector, Vector]
-
 
 class Smoothed(Solver):
-    """x = s - (<s, m> / <m, m>) m, with s the running mean of v and m that of the lower gradient.
+    """x = s - (<s, m> / <m, m>) m, with s the running mean of v and m that of lower gradients in the optimizer.
 
-    smoothing    s <- smoothing s + (1 - smoothing) v at every call, from the first v on; m alike. A v from one batch,
-                 at parameters that still move, is mostly noise; its mean is not
-    orthogonal   leave the part along m out. A step of the lower problem goes along m. So that part of v asks for
-                 lower gradients that are longer, or shorter: for another learning rate, and not for another optimum
+    smoothing    s <- smoothing s + (1 - smoothing) v at every call, from the first v on. A v from one batch, at
+                 parameters that still move, is mostly noise; its mean is less so
+    orthogonal   leave the part along m out. The lower problem moves along m. So that part of v asks for lower gradients
+                 that are longer, or shorter: for another learning rate, and not for another optimum
 
-    Without smoothing and with `orthogonal: false` it is `Identity`. s and m are the carry: a resumed run goes on from
-    them.
+    m is the momentum of SGD or the first moment of Adam; the gradient of the batch where the optimizer keeps neither.
+    Without smoothing and with `orthogonal: false` it is `Identity`. s is the carry: a resumed run goes on from it.
     """
 
     curvature = False
@@ -32,17 +29,14 @@ class Smoothed(Solver):
         self.smoothing = smoothing
         self.orthogonal = orthogonal
 
-    def __call__(self, level: Level, v: Vector, carry: Carry | None) -> tuple[Vector, Carry]:
-        s, m = ((), ()) if carry is None else carry
-        s = self._mean(s, v)
+    def __call__(self, level: Level, v: Vector, carry: Vector | None) -> tuple[Vector, Vector]:
+        if carry is None:
+            s = vectors.copy(v)
+        else:
+            s = vectors.add(vectors.scale(carry, self.smoothing), v, alpha=1.0 - self.smoothing)
         if not self.orthogonal:
-            return s, (s, ())
-        m = self._mean(m, level.gradient)
+            return s, s
+        m = level.mean_gradient
         square = vectors.dot(m, m)
         share = vectors.quotient(vectors.dot(s, m), square, square > 0)
-        return vectors.add(s, m, alpha=-share), (s, m)
-
-    def _mean(self, before: Vector, new: Vector) -> Vector:
-        if not before:
-            return vectors.copy(new)
-        return vectors.add(vectors.scale(before, self.smoothing), new, alpha=1.0 - self.smoothing)
+        return vectors.add(s, m, alpha=-share), s
