@@ -515,9 +515,9 @@ REPLAY = [
     ),
     Mutant(
         "a batch of the recipe's own is made again by its stream",
-        "core/replay/recorder.py",
-        "return problem.stream.state_dict() if plain else None",
-        "return problem.stream.state_dict()",
+        "core/program/problem.py",
+        "return self.stream is None or not plain",
+        "return self.stream is None",
         f"{STATE} -k tasks",
     ),
     Mutant(
