@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -292,7 +293,9 @@ def test_a_run_that_is_resumed_elsewhere_names_the_folder_of_its_recipes(
     monkeypatch.chdir(tmp_path / "elsewhere")
     for name in [name for name in sys.modules if name.split(".")[0] == "recipes"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    # folders of other tests are there too, with a recipe of the same name
+    elsewhere = [entry for entry in sys.path if entry and not Path(entry, "recipes", "ending.py").exists()]
+    monkeypatch.setattr(sys, "path", elsewhere)
     for command in (["resume", str(run_folder), "engine.train_iters=9"], ["rerun", str(run_folder)]):
         assert main(command) == 2
         assert f"the run began in {tmp_path}: start this command there" in capsys.readouterr().err
@@ -380,3 +383,20 @@ def test_an_error_that_cannot_be_encoded_is_recorded() -> None:
 
     assert run("a", [], At(5, fail)).exit_code == 1
     assert "bad \ud800 text" in facts("a")["attempts"][0]["error"]
+
+
+def test_the_writer_ends_with_the_run_however_that_ends() -> None:
+    def fail(engine: mlorun.Engine) -> None:
+        raise ValueError("in the middle")
+
+    def twice(engine: mlorun.Engine) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ends = {"finished": lambda engine: None, "failed": fail, "preempted": twice}
+    for status, do in ends.items():
+        assert run(status, [], At(7, do)).status == status
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+        assert checkpoint.step_of(checkpoint.saved(Path(status) / "checkpoints")[0]) == (
+            12 if status == "finished" else 6
+        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import re
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
@@ -43,6 +44,7 @@ _THEIRS = tuple(Path(str(module.__file__)).parent for module in (hydra, omegacon
 _OURS = Path(__file__).parents[1]
 _MOST_NAMES = 24  # options that a fix lists
 _LONG = 200  # characters of an argument, beside the name of a file
+_NUMBER = re.compile(r"[-+]?(\d{1,15}\.?\d{0,15}|\.\d{1,15})(e[-+]?\d)?")  # that may have been meant as a whole one
 EXPERIMENT = "experiment"  # the group of experiments
 # what other programs call keys of mlorun
 OTHER_WORDS = {
@@ -164,7 +166,7 @@ def _missing_option(error: MissingConfigException, arguments: Sequence[str]) -> 
             near = nearest(option, known)
             fix = f"{f'did you mean {near}? ' if near else ''}mlorun ls {group} lists them"
         places = (f"configs/{group}/{option}.yml", f"configs/{option}.yaml", f"{group}/{option}.yaml", f"{option}.yaml")
-        if elsewhere := next((place for place in places if Path(place).is_file()), None):
+        if elsewhere := next((place for place in places if os.path.isfile(place)), None):
             fix = f"{elsewhere} is looked for as configs/{group}/{option}.yaml"
         return ConfigError(f"{group} has no option {option!r}", where=where, fix=fix)
     if group:
@@ -211,7 +213,7 @@ def _right(where: str | None, error: ValidationError) -> str | None:
         return "a list stands in brackets: KEY: [VALUE]" if value.startswith("{") else f"'{key}=[{value}]'"
     if "Cannot convert 'list' to string" in message and "," not in value:
         return f"{key}={value.strip('[]')}"
-    if "could not be converted to Integer" in message and re.fullmatch(r"[-+\d.e]+", value):
+    if "could not be converted to Integer" in message and _NUMBER.fullmatch(value):
         number = float(value)
         return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}: a whole number"
     return None
