@@ -17,6 +17,7 @@ import mlorun
 from mlorun.cli import main
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.run import checkpoint
+from mlorun.run import folder as folder_module
 from mlorun.run.events import Result
 from mlorun.run.folder import RunFolder
 from tests.sweeps import tiny
@@ -224,6 +225,33 @@ def test_a_config_that_was_edited_by_hand_is_named_and_recorded() -> None:
     assert facts("a")["bitwise"] is False
     assert main(["resume", "a", "engine.train_iters=15"]) == 0
     assert log("a").count("edited since") == 1
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_resumption_that_dies_while_it_begins_has_edited_nothing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def dying(write: Any) -> Any:
+        def counted(*given: Any) -> None:
+            writes.append(given[0].name)
+            if len(writes) == at:
+                raise Died
+            write(*given)
+
+        return counted
+
+    writes: list[str] = []
+    interrupted("a", 5)
+    with monkeypatch.context() as patched:
+        for name in ("write_bytes", "write_json"):
+            patched.setattr(f"mlorun.run.folder.{name}", dying(getattr(folder_module, name)))
+        with pytest.raises(Died):
+            main(["resume", "a", "engine.train_iters=9"])
+    assert writes == ["run.json", "config.yaml", "run.json"][:at]
+    assert main(["resume", "a"]) == 0
+    assert facts("a")["bitwise"] is True
+    assert "edited" not in log("a")
 
 
 def test_half_a_result_is_none_and_the_run_gets_its_own_again() -> None:
