@@ -1,6 +1,6 @@
 """What reweighting really gives: the table of README.md, on long-tailed MNIST (imbalance 100, 784-200-10, 3000 steps).
 
-    MLORUN_DATA=path/to/data python -m tests.benchmarks.headline            every row, seeds 0 to 4: an hour on one core
+    MLORUN_DATA=path/to/data python -m tests.benchmarks.headline            every row, seeds 0 to 4; half an hour
     python -m tests.benchmarks.headline adjusted_mnist --seeds 0 1          some experiments, some seeds
     python -m tests.benchmarks.headline --picture recipes/learned_augmentation.png
 
