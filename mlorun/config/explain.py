@@ -93,7 +93,9 @@ def explain(error: BaseException, arguments: Sequence[str] = ()) -> MlorunError:
 
 def _chain(error: BaseException) -> Iterator[BaseException]:
     link: BaseException | None = error
-    while link is not None:
+    seen: set[int] = set()  # causes and contexts may lead in a circle
+    while link is not None and id(link) not in seen:
+        seen.add(id(link))
         yield link
         # Hydra raises errors of a YAML file without naming their cause
         link = link.__cause__ or link.__context__
