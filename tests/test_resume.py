@@ -254,6 +254,19 @@ def test_a_resumption_that_dies_while_it_begins_has_edited_nothing(at: int, monk
     assert "edited" not in log("a")
 
 
+def test_a_saved_config_trusts_no_package_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 5)
+    config = Path("a/config.yaml")
+    config.write_text(config.read_text().replace("trusted_packages: []", "trusted_packages: [collections]"))
+    for command in (["resume", "a"], ["rerun", "a"]):
+        assert main(command) == 2
+        assert "a file trusts collections, and only a person may" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="a file trusts collections"):
+        mlorun.load("a")
+    assert mlorun.load("a", trust=("collections",)).step == 5
+    assert main(["resume", "a", "trusted_packages=[collections]"]) == 0
+
+
 def test_half_a_result_is_none_and_the_run_gets_its_own_again() -> None:
     run("a")
     expected = outcome("a")
