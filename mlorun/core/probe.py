@@ -270,9 +270,9 @@ def _check_replays(program: FunctionalProgram, problem: Problem, batch: Any) -> 
     """A hypergradient puts other tensors in place of parameters: the loss must read them where they are put."""
     values = {name: vectors.leaves(program.theta(name)) for name in program.problems}
     flat = tuple(t for vector in values.values() for t in vector)
-    versions = [t._version for t in flat]
+    versions = vectors.versions(flat)
     loss = program.loss(problem.name, (program.snapshot(batch, None),), values)
-    if [t._version for t in flat] != versions:
+    if vectors.versions(flat) != versions:
         raise GraphError(
             f"the loss of {problem.name} writes parameters in place, so that evaluating it again changes them",
             where=f"{type(problem).__name__}.training_step",

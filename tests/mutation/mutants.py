@@ -801,7 +801,7 @@ CORE = [
         "what is kept for a roll-back is from before the new start",
         "core/stepper.py",
         "            problem.restart_inner_loop()\n"
-        "            written = [parameter._version for parameter in problem.theta]\n"
+        "            written = vectors.versions(problem.theta)\n"
         "            problem.on_inner_loop_start()\n"
         "            if name in self._roll_backs:\n"
         "                self._recorder.watch.at_start(problem, written)\n"
@@ -1756,6 +1756,13 @@ ATTACKS = [
         f"{ATTACKED} -k tangents",
     ),
     Mutant(
+        "a state that is put into the parameters counts as a write between updates",
+        "core/replay/recorder.py",
+        "        self.watch.forget_steps()\n",
+        "",
+        f"{ATTACKED} -k saved_state",
+    ),
+    Mutant(
         "a start that a hook writes is not named",
         "core/stepper.py",
         "                self._recorder.watch.at_start(problem, written)\n",
@@ -1842,7 +1849,7 @@ ATTACKS = [
     Mutant(
         "a loss may write its parameters",
         "core/probe.py",
-        "    if [t._version for t in flat] != versions:\n",
+        "    if vectors.versions(flat) != versions:\n",
         "    if False:\n",
         f"{ATTACKED} -k by_name",
     ),
