@@ -54,9 +54,8 @@ class Deformation(nn.Module):
         )
         grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, pixels, pixels], align_corners=False)
         self.register_buffer("grid", grid.flatten(), persistent=False)
-        log_sizes = torch.tensor(
-            [*starts.values()]
-        ).log()  # of size 0: -inf, whose exponential and its derivative are 0
+        # of size 0: -inf, whose exponential and its derivative are 0
+        log_sizes = torch.tensor([*starts.values()]).log()
         self.tied = tied
         self.pairs = pairs
         self.pixels = pixels

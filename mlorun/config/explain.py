@@ -211,7 +211,7 @@ def _right(where: str | None, error: ValidationError) -> str | None:
         return "a list stands in brackets: KEY: [VALUE]" if value.startswith("{") else f"'{key}=[{value}]'"
     if "Cannot convert 'list' to string" in message and "," not in value:
         return f"{key}={value.strip('[]')}"
-    if "could not be converted to Integer" in message and re.fullmatch(r"[-+\d.e]+", value):
+    if "could not be converted to Integer" in message and re.fullmatch(r"[-+]?(\d+\.?\d*|\.\d+)(e[-+]?\d+)?", value):
         number = float(value)
         return f"{key}={int(number)}" if number.is_integer() else f"{key}={round(number)}: a whole number"
     return None

@@ -115,7 +115,10 @@ def _no_entry(text: str, arguments: Sequence[str]) -> ConfigError | None:
     elif "_target_" in node:
         fix = f"~{match['key']}"
     else:
-        fix = " ".join(f"'~{removed}'" for removed in _entries(match["key"], node))
+        removed = _entries(match["key"], node)
+        if not removed:
+            return None
+        fix = " ".join(f"'~{entry}'" for entry in removed)
     return ConfigError(
         "an empty mapping removes nothing: it is merged into what is there",
         where=text,
@@ -124,8 +127,10 @@ def _no_entry(text: str, arguments: Sequence[str]) -> ConfigError | None:
     )
 
 
-def _entries(path: str, node: Mapping[str, Any]) -> list[str]:
+def _entries(path: str, node: Mapping[str, Any] | None) -> list[str]:
     """What a `~` has to name: each key; in the maps of dependencies those inside."""
+    if node is None:
+        return []
     if path == "dependencies":
         return [entry for key, below in node.items() for entry in _entries(f"{path}.{key}", below)]
     return [f"{path}.{key}" for key in node]

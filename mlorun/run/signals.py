@@ -22,10 +22,16 @@ class Terminated(BaseException):
 
 def behind(error: BaseException) -> KeyboardInterrupt | Terminated | None:
     """The signal that an error was raised after: in a library, code that cleans up may break where a signal came."""
-    link: BaseException | None = error
-    while link is not None and not isinstance(link, KeyboardInterrupt | Terminated):
-        link = link.__cause__ or link.__context__
-    return link
+    seen: set[int] = set()
+    left: list[BaseException | None] = [error]
+    while left:
+        link = left.pop()
+        if isinstance(link, KeyboardInterrupt | Terminated):
+            return link
+        if link is not None and id(link) not in seen:  # causes and contexts may lead in a circle
+            seen.add(id(link))
+            left += [link.__context__, link.__cause__]
+    return None
 
 
 @dataclass

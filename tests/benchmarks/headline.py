@@ -1,6 +1,6 @@
 """What reweighting really gives: the table of README.md, on long-tailed MNIST (imbalance 100, 784-200-10, 3000 steps).
 
-    MLORUN_DATA=path/to/data python -m tests.benchmarks.headline            every row, seeds 0 to 4: an hour on one core
+    MLORUN_DATA=path/to/data python -m tests.benchmarks.headline            every row, seeds 0 to 4; half an hour
     python -m tests.benchmarks.headline adjusted_mnist --seeds 0 1          some experiments, some seeds
     python -m tests.benchmarks.headline --picture recipes/learned_augmentation.png
 
@@ -10,7 +10,7 @@
     --picture   draw the sizes over time and deformed digits of learned_augmentation_mnist, seed 0; needs matplotlib
 
 Prints a Markdown table: test accuracy, mean and standard deviation over the seeds, how many these were, and CPU seconds
-of a run.
+of a run. alone: only an upper problem sees the balanced images; too: the classifier may train on them.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def runs(root: Path, experiment: str, seeds: Sequence[int], overrides: Sequence[
 
 def lines(made: dict[str, Runs]) -> Iterator[str]:
     """The table, in Markdown."""
-    yield "| method | levels | balanced images for the upper problem alone | may be trained on too | s | chosen by |"
+    yield "| method | levels | alone | too | s | chosen by |"
     yield "|---|---|---|---|---|---|"
     for row in ROWS:
         cells = [made.get(experiment or "") for experiment in (row.alone, row.both)]

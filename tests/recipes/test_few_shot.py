@@ -176,10 +176,10 @@ def test_a_pretrained_network_hardly_adapts_to_a_sinusoid() -> None:
 
 
 @pytest.mark.slow
-def test_maml_reaches_its_published_error_and_its_baseline_does_not() -> None:
-    # published 0.77 after one step; three seeds here: 0.51 to 0.55, and 0.14 to 0.17 after ten
+def test_maml_adapts_in_one_step_and_its_baseline_does_not_in_ten() -> None:
+    # three seeds: 0.51 to 0.55 after one step, 0.14 to 0.17 after ten
     learned, pretrained = metrics("maml_sinusoid"), metrics("maml_sinusoid_baseline")
-    assert 0.3 < learned["test/error_after_1"] < 0.77
+    assert 0.3 < learned["test/error_after_1"] < 0.7
     assert learned["test/error_after_10"] < 0.3
     assert pretrained["test/error_after_10"] > 1
 

@@ -93,3 +93,11 @@ def test_a_signal_is_one_too_where_cleaning_up_breaks_on_it(
     monkeypatch.setattr("mlorun.cli._run", broken)
     assert main(["experiment=mwn_digits"]) == code
     assert signals.behind(ValueError()) is None
+
+
+def test_causes_in_a_circle_end() -> None:
+    first, second = ValueError("first"), ValueError("second")
+    first.__cause__, second.__context__ = second, first
+    assert signals.behind(first) is None
+    second.__cause__ = KeyboardInterrupt()
+    assert signals.behind(first) is second.__cause__
