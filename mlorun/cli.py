@@ -54,11 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         print(f"mlorun {__version__}")
         return 0
-    from mlorun.run.secrets import masked
     from mlorun.run.signals import INTERRUPTED, PREEMPTED, Terminated, behind, raising
 
-    # what a shell has put in is a reference again: no file and no screen shows it
-    args = [masked(text) if "=" in text else text for text in args]
     try:
         with raising():
             return _run(args)
@@ -117,6 +114,10 @@ def _no_verb(first: str, rest: Sequence[str]) -> ConfigError:
 
 
 def _run(args: list[str]) -> int:
+    from mlorun.run.secrets import masked
+
+    # what a shell has put in is a reference again: no file and no screen shows it
+    args = [masked(text) if "=" in text else text for text in args]
     first = args[0]
     if "=" in first or first[:1] in ("-", "+", "~"):
         _say_at_once()

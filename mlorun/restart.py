@@ -136,11 +136,12 @@ def began_elsewhere(folder: RunFolder) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        began = folder.facts().get("cwd", os.getcwd())
-        for fault in faults_in(error):
-            of_folder = isinstance(fault, DataError) or (fault.where or "").endswith("._target_")
-            if of_folder and began != os.getcwd():
-                fault.fix = f"the run began in {began}: start this command there; or: {fault.fix}"
+        here = os.getcwd()
+        began = folder.facts().get("cwd", here)
+        for fault in faults_in(error) if began != here else ():
+            if isinstance(fault, DataError) or (fault.where or "").endswith("._target_"):
+                there = f"the run began in {began}: start this command there"
+                fault.fix = f"{there}; or: {fault.fix}" if fault.fix else there
         raise
 
 

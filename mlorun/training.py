@@ -16,6 +16,7 @@ from mlorun.callbacks.checkpoints import Checkpoints, When
 from mlorun.callbacks.rewinds import Rewinds
 from mlorun.callbacks.watch import Watch
 from mlorun.config.check import check
+from mlorun.config.masked import masked_config
 from mlorun.core.callback import Callback
 from mlorun.core.engine import Engine
 from mlorun.errors import ConfigError
@@ -27,7 +28,7 @@ from mlorun.run.events import Logger, Result, RunFacts
 from mlorun.run.folder import RunFolder
 from mlorun.run.lock import locked
 from mlorun.run.log import buffered, log_to
-from mlorun.run.secrets import masked, masked_config
+from mlorun.run.secrets import masked
 from mlorun.weights import load_weights
 
 log = logging.getLogger("mlorun.run")

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import mlorun
 from mlorun.cli import main
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.run import checkpoint
+from mlorun.run import folder as folder_module
 from mlorun.run.events import Result
 from mlorun.run.folder import RunFolder
 from tests.sweeps import tiny
@@ -225,6 +227,46 @@ def test_a_config_that_was_edited_by_hand_is_named_and_recorded() -> None:
     assert log("a").count("edited since") == 1
 
 
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_a_resumption_that_dies_while_it_begins_has_edited_nothing(at: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Died(BaseException):
+        pass
+
+    def dying(write: Any) -> Any:
+        def counted(*given: Any) -> None:
+            writes.append(given[0].name)
+            if len(writes) == at:
+                raise Died
+            write(*given)
+
+        return counted
+
+    writes: list[str] = []
+    interrupted("a", 5)
+    with monkeypatch.context() as patched:
+        for name in ("write_bytes", "write_json"):
+            patched.setattr(f"mlorun.run.folder.{name}", dying(getattr(folder_module, name)))
+        with pytest.raises(Died):
+            main(["resume", "a", "engine.train_iters=9"])
+    assert writes == ["run.json", "config.yaml", "run.json"][:at]
+    assert main(["resume", "a"]) == 0
+    assert facts("a")["bitwise"] is True
+    assert "edited" not in log("a")
+
+
+def test_a_saved_config_trusts_no_package_by_itself(capsys: pytest.CaptureFixture[str]) -> None:
+    interrupted("a", 5)
+    config = Path("a/config.yaml")
+    config.write_text(config.read_text().replace("trusted_packages: []", "trusted_packages: [collections]"))
+    for command in (["resume", "a"], ["rerun", "a"]):
+        assert main(command) == 2
+        assert "a file trusts collections, and only a person may" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="a file trusts collections"):
+        mlorun.load("a")
+    assert mlorun.load("a", trust=("collections",)).step == 5
+    assert main(["resume", "a", "trusted_packages=[collections]"]) == 0
+
+
 def test_half_a_result_is_none_and_the_run_gets_its_own_again() -> None:
     run("a")
     expected = outcome("a")
@@ -292,7 +334,9 @@ def test_a_run_that_is_resumed_elsewhere_names_the_folder_of_its_recipes(
     monkeypatch.chdir(tmp_path / "elsewhere")
     for name in [name for name in sys.modules if name.split(".")[0] == "recipes"]:
         monkeypatch.delitem(sys.modules, name)
-    monkeypatch.setattr(sys, "path", [entry for entry in sys.path if entry not in ("", str(tmp_path))])
+    # folders of other tests are there too, with a recipe of the same name
+    elsewhere = [entry for entry in sys.path if entry and not Path(entry, "recipes", "ending.py").exists()]
+    monkeypatch.setattr(sys, "path", elsewhere)
     for command in (["resume", str(run_folder), "engine.train_iters=9"], ["rerun", str(run_folder)]):
         assert main(command) == 2
         assert f"the run began in {tmp_path}: start this command there" in capsys.readouterr().err
@@ -380,3 +424,20 @@ def test_an_error_that_cannot_be_encoded_is_recorded() -> None:
 
     assert run("a", [], At(5, fail)).exit_code == 1
     assert "bad \ud800 text" in facts("a")["attempts"][0]["error"]
+
+
+def test_the_writer_ends_with_the_run_however_that_ends() -> None:
+    def fail(engine: mlorun.Engine) -> None:
+        raise ValueError("in the middle")
+
+    def twice(engine: mlorun.Engine) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    ends = {"finished": lambda engine: None, "failed": fail, "preempted": twice}
+    for status, do in ends.items():
+        assert run(status, [], At(7, do)).status == status
+        assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("checkpoint")]
+        assert checkpoint.step_of(checkpoint.saved(Path(status) / "checkpoints")[0]) == (
+            12 if status == "finished" else 6
+        )

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from mlorun.config.bounds import require_bounds_of_problems
 from mlorun.config.compose import composed
-from mlorun.config.explain import no_experiment
+from mlorun.config.wrong_choices import no_experiment
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action, Plan, UpdateSchedule
 

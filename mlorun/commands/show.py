@@ -7,7 +7,7 @@ import sys
 from omegaconf import OmegaConf
 
 from mlorun.config.compose import composed
-from mlorun.run.secrets import masked_config
+from mlorun.config.masked import masked_config
 
 
 def main(args: list[str]) -> int:

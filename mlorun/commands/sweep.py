@@ -20,9 +20,9 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mlorun.config.bounds import require_bounds
 from mlorun.config.compose import session
-from mlorun.config.explain import no_experiment
 from mlorun.config.schema import SweepConfig
 from mlorun.config.shorthand import PRIMARY
+from mlorun.config.wrong_choices import no_experiment
 from mlorun.errors import ConfigError, MlorunError
 from mlorun.report import show
 from mlorun.run.folder import require_name

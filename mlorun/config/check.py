@@ -12,7 +12,6 @@ from omegaconf import DictConfig, OmegaConf
 from mlorun.config import methods, optimizer_defaults
 from mlorun.config.annotations import Arguments, arguments, fits, shown
 from mlorun.config.bounds import out_of_bounds
-from mlorun.config.explain import no_experiment
 from mlorun.config.locations import options
 from mlorun.config.places import PLACES, Allowed
 from mlorun.config.recipes import make_recipes_importable
@@ -29,6 +28,7 @@ from mlorun.config.schema import (
     ProblemConfig,
     SweepConfig,
 )
+from mlorun.config.wrong_choices import no_experiment
 from mlorun.errors import ConfigError, did_you_mean, nearest, said_once, together
 
 # keys of a node with a _target_ that are not arguments

@@ -9,9 +9,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Any
-
-from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from mlorun.errors import ConfigError
 
@@ -28,14 +25,6 @@ def masked(text: str) -> str:
     return text
 
 
-def masked_config(config: DictConfig) -> DictConfig:
-    """A copy of a resolved config, the secrets in its texts masked."""
-    copy = config.copy()
-    if any(value in str(OmegaConf.to_container(copy, resolve=True)) for value, _ in _secrets()):
-        _mask(copy)
-    return copy
-
-
 def require_no_secret(path: Path | str, where: str) -> None:
     """Raise ConfigError for a path with a secret in it.
 
@@ -48,18 +37,9 @@ def require_no_secret(path: Path | str, where: str) -> None:
         )
 
 
-def _mask(node: Any) -> None:
-    for key in list(node) if isinstance(node, DictConfig) else range(len(node)):
-        value = node[key]
-        if isinstance(value, DictConfig | ListConfig):
-            _mask(value)
-        elif isinstance(value, str) and (text := masked(value)) != value:
-            node[key] = text
-
-
 def _secrets() -> list[tuple[str, str]]:
     """Value and name, the longest value first: one may hold another."""
-    found: dict[str, Any] = {}
+    found: dict[str, str] = {}
     for name, value in sorted(os.environ.items()):
         if len(value) >= SHORTEST and _SECRET.fullmatch(name):
             found.setdefault(value, name)

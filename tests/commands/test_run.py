@@ -117,3 +117,16 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
         assert process.stderr is not None
         process.stdout.close()
         assert (process.wait(), process.stderr.read()) == (0, b"")
+
+
+def test_a_run_goes_on_when_the_reader_of_its_output_goes_away(empty_folder: Path) -> None:
+    words = ["experiment=mwn_digits", "engine.train_iters=3", "engine.log_every=1", "threads=1"]
+    code = f"import sys; from mlorun.cli import main; sys.exit(main({words!r}))"
+    command = [sys.executable, "-c", code]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=empty_folder) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert (process.wait(), process.stderr.read()) == (0, b"")
+    (result,) = empty_folder.glob("runs/mwn_digits/2*/result.json")
+    assert '"status": "finished"' in result.read_text()

@@ -41,6 +41,22 @@ def test_a_word_that_would_be_misread_gets_the_line_to_type(
     assert not list(empty_folder.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("word", "line"),
+    [
+        ("seed=1e5", "fix    seed=100000"), ("seed=1.5", "fix    seed=2: a whole number"),
+        ("seed=e", "error: seed has the wrong type"), ("seed=1e999", "error: seed has the wrong type"),
+        (f"experiment={'a' * 300}", "error: experiment has no option"),
+    ],
+    ids=lambda value: value[:20],
+)  # fmt: skip
+def test_what_is_no_number_and_what_no_file_can_be_called_is_one_screen(
+    word: str, line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["show", DIGITS, word]) == 2
+    assert line in capsys.readouterr().err
+
+
 def test_values_of_an_experiment_of_its_own_stand_under_constants() -> None:
     assert composed([DIGITS, "+constants.half=50", "classifier.batch_size=${constants.half}"])
 

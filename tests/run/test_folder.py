@@ -40,6 +40,18 @@ def test_run_ids_sort_in_the_order_of_their_making(tmp_path: Path) -> None:
     assert ids == sorted(ids)
 
 
+def test_a_clock_that_was_set_back_gives_a_folder_of_its_own_and_latest_points_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    earlier = RunFolder.create(tmp_path, "digits").path
+    times = iter([earlier.name, "20010203-040506-789"])
+    monkeypatch.setattr("mlorun.run.folder._run_id", lambda: next(times))
+    newest = RunFolder.create(tmp_path, "digits").path
+    assert newest.name == "20010203-040506-789"
+    assert os.readlink(tmp_path / "digits" / "latest") == newest.name
+    assert earlier.is_dir()
+
+
 def test_latest_is_a_relative_link_to_the_newest_run(tmp_path: Path) -> None:
     RunFolder.create(tmp_path, "digits")
     newest = RunFolder.create(tmp_path, "digits").path

@@ -9,9 +9,10 @@ import pytest
 from omegaconf import OmegaConf
 
 from mlorun.cli import main
+from mlorun.config.masked import masked_config
 from mlorun.run.folder import RunFolder
 from mlorun.run.log import log_to
-from mlorun.run.secrets import masked, masked_config
+from mlorun.run.secrets import masked
 from tests.sweeps import tiny
 
 VALUE = "wx81-abcd-0042"

@@ -77,6 +77,15 @@ def test_a_signal_that_is_ignored_stays_so(asked: list[str]) -> None:
         signal.signal(signal.SIGHUP, before)
 
 
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_signal_before_the_first_word_is_read_ends_in_silence(
+    number: signal.Signals, code: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("mlorun.run.secrets.masked", lambda text: os.kill(os.getpid(), number))
+    assert main(["experiment=mwn_digits"]) == code
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.parametrize(("signal_", "code"), [(KeyboardInterrupt(), 130), (signals.Terminated("SIGTERM"), 75)])
 def test_a_signal_is_one_too_where_cleaning_up_breaks_on_it(
     signal_: BaseException, code: int, monkeypatch: pytest.MonkeyPatch
