@@ -16,7 +16,7 @@ from mlorun.core.report import Reporter
 from mlorun.core.roll_back import RollBack
 from mlorun.core.skips import Skips
 from mlorun.errors import GraphError
-from mlorun.hypergradient import derivatives
+from mlorun.hypergradient import derivatives, vectors
 from mlorun.run.device import Precision
 
 
@@ -58,7 +58,7 @@ class Stepper:
         if action.starts:
             self._recorder.start_inner_loop(name)
             problem.restart_inner_loop()
-            written = [parameter._version for parameter in problem.theta]
+            written = vectors.versions(problem.theta)
             problem.on_inner_loop_start()
             if name in self._roll_backs:
                 self._recorder.watch.at_start(problem, written)

@@ -24,6 +24,11 @@ def copy(x: Sequence[Tensor]) -> Vector:
     return tuple(t.detach().clone() for t in x)
 
 
+def versions(x: Sequence[Tensor]) -> tuple[int, ...]:
+    """How often each was written in place; as torch counts it, not through `.data`."""
+    return tuple(t._version for t in x)
+
+
 def leaves(x: Sequence[Tensor]) -> Vector:
     """The same values as leaves that require a gradient; memory is shared."""
     return tuple(t.detach().requires_grad_() for t in x)

@@ -6,6 +6,7 @@ The lower loss is t'At / 2 - t'(b sin(lam)) + sum(t^4) / 10, the upper one norm(
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import deepcopy
 from typing import Any, ClassVar, cast
 
 import numpy as np
@@ -411,6 +412,17 @@ def test_updates_that_cannot_be_computed_again_are_named_with_their_error(
 def test_tangents_say_that_parameters_were_written_between_updates(caplog: pytest.LogCaptureFixture) -> None:
     program(Forward(9), Reset, low_options={"stream": rows()}).run()
     assert "low: its parameters were written between two updates of an inner loop" in say(caplog)
+
+
+def test_tangents_that_go_on_from_a_saved_state_are_named_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    before, after = (program(Forward(9), steps=4) for _ in range(2))
+    for done in before.steps():
+        if done == 2:
+            state = deepcopy(before.state_dict())
+    for engine in (after, before):  # a new one, as resume has it, and one that goes back
+        engine.load_state_dict(state)
+        engine.run()
+    assert not caplog.records
 
 
 def test_a_projection_after_the_update_is_named(caplog: pytest.LogCaptureFixture) -> None:

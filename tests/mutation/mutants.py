@@ -585,13 +585,13 @@ CORE = [
     Mutant(
         "parameters that are kept elsewhere are let through",
         "core/probe.py",
-        "                _check_replays(program, problem, batch)\n",
+        "                require_replays(program, problem, batch)\n",
         "                pass\n",
         KEPT,
     ),
     Mutant(
         "only starts and options are looked at for parameters kept elsewhere",
-        "core/probe.py",
+        "core/reevaluation.py",
         '{"training_step": (loss,), **others}.items()',
         "others.items()",
         KEPT,
@@ -606,14 +606,14 @@ CORE = [
     Mutant(
         "a loss that is another one the second time is let through",
         "core/probe.py",
-        "                _check_repeats(program, problem, batch)\n",
+        "                warn_unless_it_repeats(program, problem, batch)\n",
         "                pass\n",
         f"{ENGINE} -k state_of_its_own",
     ),
     Mutant(
         "an edge that is read past the dependencies is let through",
-        "core/probe.py",
-        "    _check_declared(program, graph, problem, loss)\n    for",
+        "core/edges.py",
+        "    _require_declared(program, graph, problem, loss)\n    for",
         "    for",
         f"{ENGINE} {WRONG} -k 'declared'",
     ),
@@ -626,7 +626,7 @@ CORE = [
     ),
     Mutant(
         "an edge that acts in two ways passes with an estimator of one",
-        "core/probe.py",
+        "core/edges.py",
         "        elif unseen:\n",
         "        elif unseen == used and unseen:\n",
         f"{WRONG} {UNROLLED}",
@@ -801,7 +801,7 @@ CORE = [
         "what is kept for a roll-back is from before the new start",
         "core/stepper.py",
         "            problem.restart_inner_loop()\n"
-        "            written = [parameter._version for parameter in problem.theta]\n"
+        "            written = vectors.versions(problem.theta)\n"
         "            problem.on_inner_loop_start()\n"
         "            if name in self._roll_backs:\n"
         "                self._recorder.watch.at_start(problem, written)\n"
@@ -1756,6 +1756,13 @@ ATTACKS = [
         f"{ATTACKED} -k tangents",
     ),
     Mutant(
+        "a state that is put into the parameters counts as a write between updates",
+        "core/replay/recorder.py",
+        "        self.watch.forget_steps()\n",
+        "",
+        f"{ATTACKED} -k saved_state",
+    ),
+    Mutant(
         "a start that a hook writes is not named",
         "core/stepper.py",
         "                self._recorder.watch.at_start(problem, written)\n",
@@ -1834,15 +1841,15 @@ ATTACKS = [
     ),
     Mutant(
         "a loss may change its batch",
-        "core/probe.py",
-        "if _versions(batch) != written and",
-        "if False and",
+        "core/reevaluation.py",
+        "if batch_versions(batch) != tuple(before):",
+        "if False:",
         f"{ATTACKED} -k by_name",
     ),
     Mutant(
         "a loss may write its parameters",
-        "core/probe.py",
-        "    if [t._version for t in flat] != versions:\n",
+        "core/reevaluation.py",
+        "    if vectors.versions(flat) != versions:\n",
         "    if False:\n",
         f"{ATTACKED} -k by_name",
     ),

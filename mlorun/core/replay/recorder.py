@@ -165,7 +165,7 @@ class Recorder:
     def _copy(self, name: str) -> Vector:
         """The parameters of `name` as they are; one copy for as long as they stay so."""
         theta = self._program.theta(name)
-        versions = tuple(t._version for t in theta)
+        versions = vectors.versions(theta)
         if name not in self._copies or self._copies[name][0] != versions:
             self._copies[name] = versions, vectors.copy(theta)
         return self._copies[name][1]
@@ -179,6 +179,7 @@ class Recorder:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from these histories."""
+        self.watch.forget_steps()
         for name, history in self._histories.items():
             history.unpack(state[name])
             estimate, packed = self._program.problems[name].hypergradient, state[name]["tangents"]

@@ -10,7 +10,6 @@ from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.replay.views import Views
 from mlorun.hypergradient import derivatives, vectors
-from mlorun.hypergradient.vectors import Vector
 
 log = logging.getLogger("mlorun.core")
 
@@ -28,8 +27,12 @@ class Watch:
 
     def __init__(self, graph: ProblemGraph, views: Views) -> None:
         self.remarks: dict[str, str] = {}
-        self._graph = graph
         self._views = views
+        estimates = {name: views.program.problems[name].hypergradient for name in graph.differentiated}
+        # first_order evaluates nothing again
+        self._watched = frozenset(name for name, e in estimates.items() if e and e.needs.answers != "constant")
+        # the gradient of a problem that steers others is more than its loss's
+        self._of_loss_alone = frozenset(name for name in self._watched if not graph.nodes_on_paths(name))
         self._first: dict[str, float] = {}  # norm of the first gradient that was looked at
         self._stepped: dict[str, tuple[int, ...]] = {}  # versions of the parameters after the last optimizer step
 
@@ -39,8 +42,8 @@ class Watch:
         due   look, whether or not it is the first time
         """
         name = problem.name
-        if (name in self._first and not due) or not self._sees_loss(problem) or self._graph.nodes_on_paths(name):
-            return  # the gradient of a problem that steers others is more than its loss's
+        if name not in self._of_loss_alone or (name in self._first and not due):
+            return
         taken = vectors.filled([parameter.grad for parameter in problem.theta], problem.theta)
         if problem.update.scaler is not None:
             taken = vectors.scale(taken, 1 / problem.update.scaler.get_scale())
@@ -66,7 +69,7 @@ class Watch:
 
     def at_start(self, problem: Problem, versions: Sequence[int]) -> None:
         """After `on_inner_loop_start` of a problem with roll_back; `versions` of its parameters before."""
-        if _versions(problem.theta) != tuple(versions):
+        if vectors.versions(problem.theta) != tuple(versions):
             self._say(
                 f"start of {problem.name}",
                 f"{problem.name}: {type(problem).__name__}.on_inner_loop_start writes its parameters, and roll_back "
@@ -76,12 +79,12 @@ class Watch:
 
     def after_step(self, problem: Problem) -> None:
         """Right after an optimizer step, before `param_callback`."""
-        if self._sees_loss(problem):
-            self._stepped[problem.name] = _versions(problem.theta)
+        if problem.name in self._watched:
+            self._stepped[problem.name] = vectors.versions(problem.theta)
 
     def after_callback(self, problem: Problem) -> None:
         """Right after `param_callback`."""
-        if self._sees_loss(problem) and _versions(problem.theta) != self._stepped[problem.name]:
+        if problem.name in self._watched and vectors.versions(problem.theta) != self._stepped[problem.name]:
             self._say(
                 f"param_callback of {problem.name}",
                 f"{problem.name}: {type(problem).__name__}.param_callback writes its parameters. Its hypergradient is "
@@ -90,26 +93,19 @@ class Watch:
 
     def before_tangents(self, problem: Problem) -> None:
         """Before an update whose tangents go on from those of the update before."""
-        if _versions(problem.theta) != self._stepped.get(problem.name, ()):
+        stepped = self._stepped.get(problem.name)
+        if stepped is not None and vectors.versions(problem.theta) != stepped:
             self._say(
                 f"tangents of {problem.name}",
                 f"{problem.name}: its parameters were written between two updates of an inner loop (by a callback, or "
                 "by another problem): its tangents do not know that, and its hypergradient is off",
             )
 
-    def _sees_loss(self, problem: Problem) -> bool:
-        """Whether its estimator evaluates its loss again."""
-        estimate = problem.hypergradient
-        if estimate is None or problem.name not in self._graph.differentiated:
-            return False
-        return estimate.needs.answers != "constant"  # first_order evaluates nothing
+    def forget_steps(self) -> None:
+        """Another state is put into the parameters: nobody wrote between two steps."""
+        self._stepped.clear()
 
     def _say(self, about: str, text: str) -> None:
         if about not in self.remarks:
             self.remarks[about] = text
             log.warning(text)
-
-
-def _versions(theta: Vector) -> tuple[int, ...]:
-    """How often each was written in place."""
-    return tuple(t._version for t in theta)
