@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from mlorun.core.constants import statistics_read
 from mlorun.core.edges import require_edges
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Metric, Problem, loss_of, metrics_of
@@ -67,8 +68,14 @@ def probe(program: FunctionalProgram, graph: ProblemGraph) -> Probed:
             evaluated_again = problem.name in graph.differentiated or bool(graph.lowers[problem.name])
             batch = problem.get_batch()
             written = batch_versions(batch)
-            with taped() as draws:
+            with taped() as draws, statistics_read(program.problems) as statistics:
                 loss, result = _loss(program, problem, batch)
+            for low in sorted(statistics & set(graph.nodes_on_paths(problem.name))):
+                log.warning(
+                    f"the loss of {problem.name} reads running statistics of {low}'s BatchNorm layers, which are "
+                    f"constants to its hypergradient: it leaves out how {low}'s steps move them. In it: batch "
+                    f"statistics ({low}.module in training mode), GroupNorm, LayerNorm"
+                )
             _check_state(problem)
             if problem.makes_batches and problem.name in graph.differentiated:
                 _check_held(problem, "get_batch", packed(batch))
@@ -146,6 +153,11 @@ def _check_optimum(problem: Problem) -> None:
     estimate = problem.hypergradient
     if estimate is None or estimate.needs.answers == "constant" or not _by_loss_alone(estimate.needs):
         return
+    if getattr(problem.custom_optimizer_step, "__func__", None) is not Problem.custom_optimizer_step:
+        log.warning(
+            f"{problem.name}: {type(problem).__name__}.custom_optimizer_step may settle elsewhere than at the minimum "
+            "of the loss; the hypergradient is that of the minimum"
+        )
     groups = problem.optimizer.param_groups
     # AdamW says it of itself; Muon decays in no other way
     if not isinstance(problem.update.optimizer, L2) or any(group.get("decoupled_weight_decay") for group in groups):

@@ -18,7 +18,10 @@ from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.core.state import on_host
 from mlorun.data.batches import require_samples
 from mlorun.errors import ConfigError, DataError, GraphError
+from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
+from mlorun.hypergradient.estimators.implicit import Implicit
 from mlorun.hypergradient.estimators.unrolled import Unrolled
+from mlorun.hypergradient.solvers.identity import Identity
 from mlorun.run.checkpoint import load, save
 from mlorun.run.events import Event
 
@@ -258,3 +261,47 @@ def test_a_split_has_samples_and_its_numbers_that_are_not_finite_are_said(caplog
     with caplog.at_level(logging.WARNING):
         require_samples("train", {"x": inputs, "y": torch.zeros(4, dtype=torch.long)})
     assert caplog.messages == ["the split train['x']: NaN or infinity in 1 of 4 samples"]
+
+
+class Normalized(Upper):
+    """Calls the lower network, in evaluation mode or as it is."""
+
+    evaluating: ClassVar[bool] = True
+
+    def training_step(self, batch: None) -> Tensor:
+        module = self.lower.module
+        module.train(not self.evaluating)
+        loss = module(torch.arange(8.0).reshape(4, 2)).square().sum()
+        module.train()
+        return loss
+
+
+class Layered(Lower):
+    def training_step(self, batch: Any) -> Tensor:
+        return self.upper.module.weight.sum() * super().training_step(batch)
+
+
+class Stepping(Layered):
+    def custom_optimizer_step(self) -> None:
+        self.optimizer.step()
+
+
+@pytest.mark.parametrize(
+    ("lower", "evaluating", "said"),
+    [
+        (Layered, False, None),
+        (Layered, True, "reads running statistics of lower's BatchNorm layers"),
+        (Stepping, False, r"Stepping.custom_optimizer_step may settle elsewhere"),
+    ],
+)
+def test_what_an_implicit_hypergradient_takes_for_constant_is_said(
+    lower: type[Problem], evaluating: bool, said: str | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    module = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 1))
+    hypergradient = Implicit(Identity(scale=1.0), ForwardOverReverse(), linearize="after", nested="full")
+    options: dict[str, Any] = {"optimizer": lambda theta: torch.optim.SGD(theta, lr=0.01)}
+    low = lower(name="lower", module=module, hypergradient=hypergradient, **options)
+    top = type("Top", (Normalized,), {"evaluating": evaluating})(name="upper", module=nn.Linear(2, 1), **options)
+    with caplog.at_level(logging.WARNING):
+        Engine([top, low], {"u2l": {"upper": ["lower"]}}, train_iters=2).probe()
+    assert [said in message for message in caplog.messages] == [True] if said else caplog.messages == []
