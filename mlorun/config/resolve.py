@@ -54,7 +54,12 @@ def _require_mappings(config: DictConfig) -> None:
 def _complete(config: DictConfig) -> None:
     """Give a problem that was added as one value, `+problems.NAME={...}`, the keys and defaults of every problem."""
     problems: Any = config.problems if "problems" in config else None
-    for name, node in (problems or {}).items():
+    if problems is None:
+        return
+    if not isinstance(problems, DictConfig):  # a reference that leads to a text, for one
+        fix = "NAME: {_target_: ..., module: ...}"
+        raise ConfigError("problems is no mapping", where="problems", seen=repr(problems)[:80], fix=fix)
+    for name, node in problems.items():
         if isinstance(node, DictConfig) and OmegaConf.get_type(node) is not ProblemConfig:
             problems[name] = OmegaConf.merge(OmegaConf.structured(ProblemConfig), node)
 

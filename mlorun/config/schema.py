@@ -132,7 +132,7 @@ class Config:
     seed: int = 0
     device: str = "auto"  # auto, cpu, cuda, cuda:N or mps
     precision: str = "fp32"  # fp32, bf16 or fp16
-    threads: int | None = field(default=None, metadata=_FROM_1)  # null: as many as torch likes
+    threads: int | None = field(default=None, metadata={"at_least": 1, "below": 4097})  # null: as many as torch likes
     deterministic: bool = True
     trusted_packages: list[str] = field(default_factory=list)  # further roots that a _target_ may be below
     run: RunConfig = field(default_factory=RunConfig)

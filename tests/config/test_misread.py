@@ -69,3 +69,16 @@ def test_every_mistyped_key_is_named_at_once() -> None:
         "classifier.optimizer.lrr=1",
         "engine.train_iter=3",
     ]
+
+
+def test_problems_that_are_a_text_are_one_screen(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("configs/experiment")
+    folder.mkdir(parents=True)
+    (folder / "mine.yaml").write_text("# @package _global_\nname: mine\nproblems: ${name}\n")
+    assert main(["check", "experiment=mine"]) == 2
+    assert "problems is no mapping" in capsys.readouterr().err
+
+
+def test_more_threads_than_a_machine_has_are_one_screen(empty_folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", DIGITS, "threads=1000000000"]) == 2
+    assert "threads must be less than 4097" in capsys.readouterr().err
