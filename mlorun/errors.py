@@ -115,13 +115,13 @@ class ResourceError(RunError):
     exit_code = 5
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """The known name closest to a mistyped one, or None where nothing is near."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
+def nearest(name: object, known: Iterable[str]) -> str | None:
+    """The known name closest to a mistyped one, which YAML may have read as a number; None where nothing is near."""
+    matches = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return matches[0] if matches else None
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
+def did_you_mean(name: object, known: Iterable[str]) -> str:
     """A fix line: the nearest right name first, then all of them."""
     options = sorted(known)
     match = nearest(name, options)

@@ -135,6 +135,10 @@ def test_a_mistyped_argument_gets_the_nearest_right_one(override: str, name: str
     assert f"did you mean {nearest}?" in (fault.fix or "")
 
 
+def test_a_number_for_the_name_of_an_argument_is_told() -> None:
+    assert "has no argument 0" in fault_of("+classifier.hypergradient.solve={0: 1}").message
+
+
 @pytest.mark.parametrize("name", ["name", "update_schedule", "stream"])
 def test_what_every_problem_gets_cannot_be_set(name: str) -> None:
     assert f"has no argument {name!r}" in fault_of(f"+classifier.{name}=1").message

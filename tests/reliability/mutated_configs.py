@@ -34,8 +34,9 @@ INTERPOLATIONS = (
     "${oc.deprecated:seed}", "\\${seed}", "${optimizer_default:}", "${problems.classifier.module}", "${data}", "${run}",
     "${problems.classifier}", "${oc.dict.values:problems}", "${engine.train_iters}${seed}", "x${name}x${name}",
 )  # fmt: skip
+# the smaller numbers are lawful sizes; 10**5 at most, or building what they describe takes its time
 ODD: tuple[Any, ...] = (
-    None, True, False, 0, -1, 1, 2, 10**6, 10**9, 10**18, 10**30, -(10**18), 0.5, -0.0, 1e308, 1e-308, float("nan"),
+    None, True, False, 0, -1, 1, 2, 10**5, 10**9, 10**18, 10**30, -(10**18), 0.5, -0.0, 1e308, 1e-308, float("nan"),
     float("inf"), -float("inf"), "", " ", "x", "none", "null", "true", "1", "1e3", "../../x", "/", "~", "a" * 5000,
     "\u00fc\u4e2d\u6587", "\u202eabc", "\x1b[31mred\x1b[0m", "bell\x07", "a\nb", "\t", "???", "cuda", "cpu", "cuda:99",
     [], [1], [[]], ["x", 1, None], [0, 0, 0], [10**9, 10**9], {}, {"a": 1}, {"_target_": 3}, {"_target_": "os.system"},

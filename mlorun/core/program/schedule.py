@@ -94,8 +94,9 @@ class Plan:
 
     @classmethod
     def simulate(cls, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> Plan:
-        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps; those of
-        a warm-up that repeat themselves are not counted."""
+        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps, where those
+        of a warm-up that repeat themselves are not counted; and where a problem without an upper one is to roll back."""
+        _require_uppers(graph, schedules)
         simulation = _Simulation(graph, schedules)
         seen: dict[tuple[object, ...], tuple[int, dict[str, int]]] = {}  # how many steps were done, and warm-up steps
         prefix: list[Repeated] = []
@@ -124,6 +125,21 @@ class Plan:
             simulated += 1
         once: list[Repeated] = [(tuple(steps[:start]), 1)] if start else []
         return cls((*prefix, *once), tuple(steps[start:]))
+
+
+def _require_uppers(graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> None:
+    """An inner loop ends where an upper problem steps."""
+    for name in graph.names:
+        if schedules[name].roll_back and not graph.uppers[name]:
+            lowers = graph.lowers[name]
+            raise GraphError(
+                f"no problem steps after {name}: its inner loop never ends, and there is nothing to roll back to",
+                where=f"problems.{name}.roll_back",
+                seen="roll_back: true",
+                fix=f"{lowers[0]}.roll_back=true rolls {lowers[0]} back, once {name} has stepped"
+                if lowers
+                else "drop it, or let another problem depend on this one: dependencies.u2l",
+            )
 
 
 _Work: TypeAlias = "Iterator[_Work]"  # a piece of a step; what it yields is done before it goes on

@@ -209,6 +209,14 @@ def test_unroll_counts_that_never_line_up_are_refused_and_named() -> None:
     assert "1009" in (caught.value.seen or "")
 
 
+def test_roll_back_without_an_upper_problem_is_refused_and_named() -> None:
+    schedules = {"x": UpdateSchedule(), "y": UpdateSchedule(), "up": UpdateSchedule(roll_back=True)}
+    with pytest.raises(GraphError, match="nothing to roll back") as caught:
+        Plan.simulate(GRAPHS["two leaves under one"], schedules)
+    assert caught.value.where == "problems.up.roll_back"
+    assert "x.roll_back=true" in (caught.value.fix or "")
+
+
 def test_a_chain_may_have_more_levels_than_python_has_calls() -> None:
     names = [f"p{level}" for level in range(1500)]
     graph = ProblemGraph.build(names, l2u=dict(zip(names, ([name] for name in names[1:]), strict=False)))
