@@ -180,7 +180,7 @@ def _check_optimum(problem: Problem) -> None:
 
 
 def _by_loss_alone(needs: Needs) -> bool:
-    return needs.inner_loop is None and not needs.tangents
+    return not needs.plain_steps
 
 
 def _host_rng() -> tuple[object, bytes]:

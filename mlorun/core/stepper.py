@@ -91,7 +91,7 @@ class Stepper:
                 self._skips.close(name)
             watch.after_step(problem)
             problem.param_callback()
-            watch.after_callback(problem)
+            watch.after_callback(problem, due=measure)
             problem.update.clear_gradient()
         if problem.stream is not None and problem.stream.position == 0:
             problem.epoch_callback()

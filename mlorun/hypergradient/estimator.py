@@ -30,6 +30,7 @@ class Needs:
     linearize           at the lower parameters "after" the last optimizer step, or "before" it
     inner_loop          how the updates of the inner loop are recorded; None is not at all
     tangents            `propagate` is called at every update, as it happens
+    every_loop          tangents are kept from one inner loop to the next
     upper_loss          it evaluates the upper problem's loss again, so the batch of that problem is kept
     nested              how it takes second derivatives of a problem that steers others: "full", of its total loss;
                         "gauss_newton", those with constant derivatives of the lower optima; "own_loss", those of its
@@ -44,10 +45,16 @@ class Needs:
     linearize: Literal["after", "before"] = "after"
     inner_loop: Checkpointing | None = None
     tangents: bool = False
+    every_loop: bool = False
     upper_loss: bool = False
     nested: Nested | None = None
     answers: Literal["solve", "constant"] | None = None
     reruns_inner_loop: bool = False
+
+    @property
+    def plain_steps(self) -> bool:
+        """Whether it differentiates updates: each must be the optimizer's step on the loss's gradient."""
+        return self.inner_loop is not None or self.tangents
 
 
 class Hypergradient(ABC):
@@ -71,9 +78,13 @@ class Hypergradient(ABC):
     def propagate(self, update: Trajectory, tangents: Any) -> Any:
         """Before each update of a problem whose estimator needs tangents: that one update, and what the last call gave.
 
-        `tangents` is None at the first update of each inner loop.
+        At the first update of an inner loop, `tangents` is what `kept_tangents` made of the last loop's.
         """
         raise NotImplementedError
+
+    def kept_tangents(self, tangents: Any) -> Any:
+        """What the next inner loop begins with; None is nothing."""
+        return None
 
     def in_use(self, carry: Any) -> str:
         """What an edge really uses, for the record; `carry` is what its last call gave."""

@@ -117,7 +117,7 @@ ENTRIES: Mapping[str, Entry] = {
     "update_map": Entry(lambda: UpdateMap(STEPS - 1), series(STEPS), bounds(1e-10, 1e-4)),
     "unrolled": Entry(lambda: Unrolled(None, "sqrt"), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
     "truncated": Entry(lambda: Unrolled(3, "iterates"), series(3), bounds(1e-8, 1e-4)),
-    "forward": Entry(lambda: Forward(50), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
+    "forward": Entry(lambda: Forward(50, kept=0.0), series(STEPS), bounds(1e-8, 1e-4), (*CASES, "Q6 MAML")),
     "cg": Entry(implicit(lambda: ConjugateGradient(30, 0.0, 1e-14, False)), torch.linalg.solve, bounds(1e-8, 1e-3)),
     "minres": Entry(implicit(lambda: Minres(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-3)),
     "normal_cg": Entry(implicit(lambda: NormalConjugateGradient(30, 0.0, 0.0)), torch.linalg.solve, bounds(1e-8, 1e-2)),

@@ -57,7 +57,7 @@ ESTIMATORS = sorted(set(options("hypergradient")) - {"none", "reinforce"})
 PROGRAMS: dict[str, list[str]] = {
     **{
         name: [*SMALL, f"classifier.hypergradient={name}", "classifier.unroll_steps=3"]
-        + (["classifier.hypergradient.largest_size=100"] if name == "forward" else [])
+        + (["classifier.hypergradient.largest_size=100"] if name in ("forward", "real_time") else [])
         + (["classifier.hypergradient.samples=2"] if name == "evolution" else [])
         for name in ESTIMATORS
     },

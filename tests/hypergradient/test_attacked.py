@@ -196,7 +196,7 @@ class Relisted(Refilled):
 
 
 @pytest.mark.parametrize("low", [Refilled, Relisted])
-@pytest.mark.parametrize("estimate", [unrolled, lambda: Forward(9)])
+@pytest.mark.parametrize("estimate", [unrolled, lambda: Forward(9, kept=0.0)])
 def test_a_batch_in_memory_that_is_filled_again_is_kept_as_it_was(low: type[Problem], estimate: Any) -> None:
     # the probe takes the first batch
     assert close(given(program(estimate(), low)), by_hand(descend, b=lambda k: ONE * (k + 2)))
@@ -410,12 +410,12 @@ def test_updates_that_cannot_be_computed_again_are_named_with_their_error(
 
 
 def test_tangents_say_that_parameters_were_written_between_updates(caplog: pytest.LogCaptureFixture) -> None:
-    program(Forward(9), Reset, low_options={"stream": rows()}).run()
+    program(Forward(9, kept=0.0), Reset, low_options={"stream": rows()}).run()
     assert "low: its parameters were written between two updates of an inner loop" in say(caplog)
 
 
 def test_tangents_that_go_on_from_a_saved_state_are_named_for_nothing(caplog: pytest.LogCaptureFixture) -> None:
-    before, after = (program(Forward(9), steps=4) for _ in range(2))
+    before, after = (program(Forward(9, kept=0.0), steps=4) for _ in range(2))
     for done in before.steps():
         if done == 2:
             state = deepcopy(before.state_dict())
@@ -632,7 +632,9 @@ def test_what_cannot_be_right_is_refused_by_name(name: str) -> None:
         make().run()
 
 
-@pytest.mark.parametrize("estimate", [unrolled, exact, lambda: Forward(9), lambda: darts(0.01), lambda: UpdateMap(3)])
+@pytest.mark.parametrize(
+    "estimate", [unrolled, exact, lambda: Forward(9, kept=0.0), lambda: darts(0.01), lambda: UpdateMap(3)]
+)
 def test_a_plain_program_is_named_for_nothing(estimate: Any, caplog: pytest.LogCaptureFixture) -> None:
     program(estimate(), log_every=1).run()
     assert not caplog.records

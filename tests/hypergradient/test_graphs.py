@@ -118,7 +118,7 @@ def test_every_estimator_is_right_on_every_graph(graph: str, name: str) -> None:
 @pytest.mark.parametrize("upper", ["up", "other"])
 def test_forward_mode_carries_the_tangents_of_every_upper_problem(upper: str) -> None:
     gradients = []
-    for estimate in (Unrolled(None, "iterates"), Forward(10)):
+    for estimate in (Unrolled(None, "iterates"), Forward(10, kept=0.0)):
         engine = engine_of(two_uppers(), {"low": estimate})
         with torch.no_grad():
             engine.problems["low"].theta[0].add_(1.0)

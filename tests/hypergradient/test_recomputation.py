@@ -106,7 +106,7 @@ def hypergradient(run: Run, estimate: Hypergradient) -> Tensor:
 ESTIMATES: dict[str, Callable[[], Hypergradient]] = {
     "unrolled": lambda: Unrolled(None, "iterates"),
     "recomputed iterates": lambda: Unrolled(None, "constant"),
-    "forward": lambda: Forward(50),
+    "forward": lambda: Forward(50, kept=0.0),
     "t1t2": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "after", "full"),
     "before": lambda: Implicit(Identity(1.0), ForwardOverReverse(), "before", "full"),
     "cg": lambda: Implicit(ConjugateGradient(8, 0.1, 0.0, False), ForwardOverReverse(), "after", "full"),

@@ -265,7 +265,7 @@ def test_unrolled_is_the_difference_quotient_of_running_again(variant: str) -> N
 def test_forward_mode_is_reverse_mode(variant: str) -> None:
     make = program_of(**VARIANTS[variant])
     results = []
-    for estimate in (Unrolled(None, "iterates"), Forward(100)):
+    for estimate in (Unrolled(None, "iterates"), Forward(100, kept=0.0)):
         program = make(estimate)
         torch.manual_seed(7)
         results.append(program.gradient())
@@ -371,13 +371,13 @@ def test_at_the_optimum_gradient_descent_unrolled_is_the_neumann_series(case: st
     assert relative(got, oracle.expected(series(6))) < 1e-10
 
 
-@pytest.mark.parametrize("make", [lambda: Unrolled(None, "sqrt"), lambda: Forward(10)])
+@pytest.mark.parametrize("make", [lambda: Unrolled(None, "sqrt"), lambda: Forward(10, kept=0.0)])
 def test_one_step_maml_on_a_quadratic_is_its_closed_form(make: Callable[[], Hypergradient]) -> None:
     oracle = maml()
     assert relative(hypergradient(oracle, make), oracle.exact()) < 1e-12
 
 
-@pytest.mark.parametrize("estimate", [Unrolled(None, "iterates"), Unrolled(None, "sqrt"), Forward(100)])
+@pytest.mark.parametrize("estimate", [Unrolled(None, "iterates"), Unrolled(None, "sqrt"), Forward(100, kept=0.0)])
 def test_a_call_leaves_no_trace_and_a_second_one_gives_the_same_bits(estimate: Hypergradient) -> None:
     program = program_of(**VARIANTS["dropout and batch norm"])(estimate)
     program.engine.probe()
@@ -476,7 +476,7 @@ def test_a_start_of_other_shapes_is_refused() -> None:
         program.engine.run()
 
 
-@pytest.mark.parametrize("hook", ["param_callback", "custom_optimizer_step", "grad_callback"])
+@pytest.mark.parametrize("hook", ["custom_optimizer_step", "grad_callback"])
 def test_a_step_that_is_more_than_the_optimizers_is_refused(hook: str) -> None:
     changed = type("Changed", (Lower,), {hook: lambda self: None})
     problem = Program(Unrolled(None, "iterates"), OPTIMIZERS["sgd"])
@@ -491,9 +491,49 @@ def test_a_step_that_is_more_than_the_optimizers_is_refused(hook: str) -> None:
         )
 
 
+class Halved(Lower):
+    def param_callback(self) -> None:
+        with torch.no_grad():
+            self.module[0].weight.mul_(0.5)
+
+
+class HalvedUnseen(Lower):
+    """Writes what autograd does not count, and from the third step on."""
+
+    steps = 0
+
+    def param_callback(self) -> None:
+        self.steps += 1
+        if self.steps > 2:
+            self.module[0].weight.data.mul_(0.5)
+
+
+@pytest.mark.parametrize("kind", [Halved, HalvedUnseen])
+@pytest.mark.parametrize("estimate", [Unrolled(None, "iterates"), Forward(100, kept=0.0)])
+def test_a_callback_that_writes_what_updates_gave_is_refused(kind: type[Lower], estimate: Hypergradient) -> None:
+    program = Program(estimate, OPTIMIZERS["sgd"])
+    program.lower.__class__ = kind
+    program.engine.log_every = 1
+    with pytest.raises(ConfigError, match=f"{kind.__name__}.param_callback changes what an update does"):
+        program.engine.run()
+
+
+@pytest.mark.parametrize("estimate", [Unrolled(None, "iterates"), Forward(100, kept=0.0)])
+def test_a_callback_that_keeps_a_mean_beside_the_parameters_changes_nothing(estimate: Hypergradient) -> None:
+    class Averaged(Lower):
+        def param_callback(self) -> None:
+            self.mean = [
+                (p.detach() + m) / 2 for p, m in zip(self.theta, getattr(self, "mean", self.theta), strict=True)
+            ]
+
+    plain, averaged = (Program(estimate, OPTIMIZERS["momentum"]) for _ in range(2))
+    averaged.lower.__class__ = Averaged
+    assert torch.equal(plain.gradient(), averaged.gradient())
+
+
 def test_forward_mode_refuses_more_hyperparameters_than_it_was_given() -> None:
     with pytest.raises(ConfigError, match="3 copies") as error:
-        Program(Forward(2), OPTIMIZERS["sgd"]).engine.run()
+        Program(Forward(2, kept=0.0), OPTIMIZERS["sgd"]).engine.run()
     assert "unrolled" in str(error.value.fix)
 
 

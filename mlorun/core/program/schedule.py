@@ -94,8 +94,11 @@ class Plan:
 
     @classmethod
     def simulate(cls, graph: ProblemGraph, schedules: Mapping[str, UpdateSchedule]) -> Plan:
-        """Run the rules until their state repeats. Raises GraphError if that takes a hundred thousand steps, where those
-        of a warm-up that repeat themselves are not counted; and where a problem without an upper one is to roll back."""
+        """Run the rules until their state repeats.
+
+        Raises GraphError if that takes a hundred thousand steps, without those of a warm-up that repeat themselves; and
+        where a problem without an upper one is to roll back.
+        """
         _require_uppers(graph, schedules)
         simulation = _Simulation(graph, schedules)
         seen: dict[tuple[object, ...], tuple[int, dict[str, int]]] = {}  # how many steps were done, and warm-up steps

@@ -27,6 +27,7 @@ class History:
     dropped         how many earlier ones of the same loop were let go
     rough           its steps run in lower precision than replays do
     tangents        what an estimator that propagates them made of the loop
+    starts          no update of the loop has been propagated yet
     """
 
     checkpointing: Checkpointing | None = None
@@ -39,6 +40,7 @@ class History:
     dropped: int = 0
     rough: bool = False
     tangents: Any = None
+    starts: bool = True
 
     @property
     def inner_loop(self) -> InnerLoop:
@@ -47,9 +49,9 @@ class History:
         first = 0 if steps is None else max(0, len(self.updates) - steps)
         return InnerLoop(tuple(self.updates), whole=self.dropped == 0, first=first, rough=self.rough)
 
-    def restart(self) -> None:
-        """Forget the inner loop."""
-        self.updates, self.dropped, self.tangents = [], 0, None
+    def restart(self, tangents: Any = None) -> None:
+        """Forget the inner loop; the next one begins with these tangents."""
+        self.updates, self.dropped, self.tangents, self.starts = [], 0, tangents, True
 
     def trim(self, stride: int) -> None:
         """Let whole strides of updates go from the front, as long as `checkpointing.steps` are left."""

@@ -14,7 +14,7 @@ from mlorun.core.replay.functional import FunctionalProgram
 from mlorun.core.replay.history import History
 from mlorun.core.replay.snapshot import Snapshot
 from mlorun.core.replay.views import Views
-from mlorun.core.replay.watch import Watch
+from mlorun.core.replay.watch import Watch, changed_update
 from mlorun.data.batches import map_tensors
 from mlorun.errors import ConfigError
 from mlorun.hypergradient import vectors
@@ -58,8 +58,10 @@ class Recorder:
         estimate, below = problem.hypergradient, self._graph.nodes_on_paths(problem.name)
         if estimate is None:
             return None
-        if estimate.needs.inner_loop is not None or estimate.needs.tangents:
+        if estimate.needs.plain_steps:
             _require_plain_steps(problem)
+        if estimate.needs.every_loop:
+            _require_one_course(problem, self._graph)
         if estimate.needs.reruns_inner_loop and below:
             raise ConfigError(
                 f"{problem.name} differentiates through {', '.join(below)} itself: "
@@ -84,7 +86,9 @@ class Recorder:
 
     def start_inner_loop(self, name: str) -> None:
         """Call where an inner loop starts, and where it is taken back."""
-        self._histories[name].restart()
+        history, estimate = self._histories[name], self._program.problems[name].hypergradient
+        tangents = history.tangents
+        history.restart(None if estimate is None or tangents is None else estimate.kept_tangents(tangents))
 
     def position(self, problem: Problem) -> dict[str, int] | None:
         """Call before a batch is taken: where its stream is; None if the stream alone cannot make the batch again."""
@@ -127,9 +131,10 @@ class Recorder:
                 self.watch.before_tangents(problem)
             update = RecordedUpdate(history.last, problem.update.options(), {}, problem.update.iterate(copy=False))
             with self._program.replay():
-                loop = InnerLoop((update,), whole=history.tangents is None)
+                loop = InnerLoop((update,), whole=history.starts)
                 view = self.views.view(name, self._reads[name], inner_loop=loop)
                 history.tangents = estimate.propagate(view.trajectory(), history.tangents)
+            history.starts = False
 
     def _append(self, problem: Problem, history: History, checkpointing: Checkpointing) -> None:
         # the gradient of a problem that steers others is more than its loss's: its iterates cannot be computed again
@@ -184,6 +189,7 @@ class Recorder:
             history.unpack(state[name])
             estimate, packed = self._program.problems[name].hypergradient, state[name]["tangents"]
             history.tangents = None if estimate is None else estimate.unpack_tangents(packed)
+            history.starts = history.tangents is None
 
     def _packed_tangents(self, name: str) -> Any:
         estimate = self._program.problems[name].hypergradient
@@ -198,17 +204,34 @@ def _needs_upper_loss(problem: Problem) -> bool:
     return problem.hypergradient is not None and problem.hypergradient.needs.upper_loss
 
 
+def _require_one_course(problem: Problem, graph: ProblemGraph) -> None:
+    """Raise ConfigError where a problem's inner loops are not one course of its parameters, steered by uppers alone."""
+    where = f"problems.{problem.name}"
+    fix = f"{problem.name}.hypergradient=forward, whose tangents begin anew with every inner loop"
+    if problem.update_schedule.roll_back:
+        raise ConfigError(
+            f"{problem.name} rolls back, and its tangents are kept from one inner loop to the next",
+            where=f"{where}.roll_back",
+            seen="roll_back: true",
+            fix=fix,
+        )
+    if optima := [name for name in graph.read_by(problem.name) if name in graph.lowers[problem.name]]:
+        raise ConfigError(
+            f"{problem.name} reads the optimum of {optima[0]}, and its tangents are kept from one inner loop to the "
+            "next: they would take that optimum for a constant of all loops",
+            where=f"{where}.hypergradient",
+            seen=type(problem.hypergradient).__name__,
+            fix=fix,
+        )
+
+
 def _require_plain_steps(problem: Problem) -> None:
     """Raise ConfigError where an update is not the optimizer's step on the loss's gradient, or that step is unknown."""
     assert problem.update.pure
-    for hook in ("grad_callback", "param_callback", "custom_optimizer_step"):
+    # a param_callback that writes a parameter is refused when it does: see Watch.after_callback
+    for hook in ("grad_callback", "custom_optimizer_step"):
         if getattr(type(problem), hook) is not getattr(Problem, hook):
-            raise ConfigError(
-                f"{type(problem).__name__}.{hook} changes what an update does, so that it cannot be unrolled",
-                where=f"problems.{problem.name}.hypergradient",
-                seen=type(problem.hypergradient).__name__,
-                fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
-            )
+            raise changed_update(problem, hook)
     optimizer = problem.optimizer
     of_optimizer = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
     if of_optimizer or any(parameter._backward_hooks for parameter in problem.theta):

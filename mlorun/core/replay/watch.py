@@ -6,10 +6,15 @@ import logging
 import math
 from collections.abc import Sequence
 
+import torch
+from torch import Tensor
+
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
 from mlorun.core.replay.views import Views
+from mlorun.errors import ConfigError
 from mlorun.hypergradient import derivatives, vectors
+from mlorun.hypergradient.vectors import Vector
 
 log = logging.getLogger("mlorun.core")
 
@@ -17,6 +22,16 @@ log = logging.getLogger("mlorun.core")
 # first one nobody looks
 LARGEST_ERROR, LARGEST_ROUGH_ERROR = 0.05, 0.3
 SOLVED = 1e-3
+
+
+def changed_update(problem: Problem, hook: str) -> ConfigError:
+    """An update is more than the optimizer's step on the loss's gradient, and is to be differentiated."""
+    return ConfigError(
+        f"{type(problem).__name__}.{hook} changes what an update does, so that it cannot be unrolled",
+        where=f"problems.{problem.name}.hypergradient",
+        seen=type(problem.hypergradient).__name__,
+        fix=f"another hypergradient, e.g. {problem.name}.hypergradient=t1t2, or drop {hook}",
+    )
 
 
 class Watch:
@@ -31,10 +46,13 @@ class Watch:
         estimates = {name: views.program.problems[name].hypergradient for name in graph.differentiated}
         # first_order evaluates nothing again
         self._watched = frozenset(name for name, e in estimates.items() if e and e.needs.answers != "constant")
+        self._of_plain_steps = frozenset(name for name, e in estimates.items() if e and e.needs.plain_steps)
         # the gradient of a problem that steers others is more than its loss's
         self._of_loss_alone = frozenset(name for name in self._watched if not graph.nodes_on_paths(name))
         self._first: dict[str, float] = {}  # norm of the first gradient that was looked at
         self._stepped: dict[str, tuple[int, ...]] = {}  # versions of the parameters after the last optimizer step
+        self._ended: dict[str, Vector] = {}  # and their values, where a param_callback must not write them
+        self._kept: dict[str, Tensor] = {}  # whether it never has, (), on the device
 
     def see_gradient(self, problem: Problem, *, due: bool) -> None:
         """Before an optimizer step: evaluate the loss of its micro-batches again and compare gradients.
@@ -79,15 +97,31 @@ class Watch:
 
     def after_step(self, problem: Problem) -> None:
         """Right after an optimizer step, before `param_callback`."""
-        if problem.name in self._watched:
-            self._stepped[problem.name] = vectors.versions(problem.theta)
+        name = problem.name
+        if name in self._watched:
+            self._stepped[name] = vectors.versions(problem.theta)
+        if name in self._of_plain_steps and type(problem).param_callback is not Problem.param_callback:
+            self._ended[name] = vectors.copy(problem.theta)
 
-    def after_callback(self, problem: Problem) -> None:
-        """Right after `param_callback`."""
-        if problem.name in self._watched and vectors.versions(problem.theta) != self._stepped[problem.name]:
+    def after_callback(self, problem: Problem, *, due: bool) -> None:
+        """Right after `param_callback`. Raises ConfigError where it wrote what updates that are differentiated gave.
+
+        due   look at values too, which a write through `.data` changes alone
+        """
+        name = problem.name
+        if name in self._ended:
+            same = torch.stack(
+                [((a == b) | a.isnan()).all() for a, b in zip(self._ended.pop(name), problem.theta, strict=True)]
+            ).all()
+            first, before = name not in self._kept, self._kept.get(name)
+            self._kept[name] = same if before is None else before & same
+            written = vectors.versions(problem.theta) != self._stepped[name]
+            if written or ((first or due) and not self._kept[name]):
+                raise changed_update(problem, "param_callback")
+        elif name in self._watched and vectors.versions(problem.theta) != self._stepped[name]:
             self._say(
-                f"param_callback of {problem.name}",
-                f"{problem.name}: {type(problem).__name__}.param_callback writes its parameters. Its hypergradient is "
+                f"param_callback of {name}",
+                f"{name}: {type(problem).__name__}.param_callback writes its parameters. Its hypergradient is "
                 "that of the loss's own optimum, and is wrong where the callback moves it, as a projection does",
             )
 

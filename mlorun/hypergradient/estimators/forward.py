@@ -33,16 +33,22 @@ class Forward(Hypergradient):
 
     largest_size   refuse more hyperparameters than this: each is a row of Z, of the size of the parameters and the
                    optimizer's state, and about two gradients an update
+    kept           share of Z, in [0, 1], that the next inner loop begins with. 0: Z is that of the inner loop alone,
+                   and equal to `unrolled` over the whole of it. 1: Z goes on through all of training, as in real-time
+                   hyperparameter optimization (section 3.3 of the same paper): the derivative of theta in a lam that
+                   changes by the same amount at all updates so far. Between them, a loop n loops back counts kept^n
 
-    No history is kept. Equal to `unrolled` over the whole inner loop; lam acts through the losses, through
-    `initial_parameters` and through `optimizer_options`.
+    No history is kept. lam acts through the losses, through `optimizer_options` and, with kept = 0, through
+    `initial_parameters`. Where kept > 0, a Z that is not finite begins anew with the next inner loop.
     """
 
-    needs = Needs(channels=ALL_BUT_DRAWS, tangents=True)
-
-    def __init__(self, largest_size: int) -> None:
+    def __init__(self, largest_size: int, kept: float) -> None:
         at_least("largest_size", largest_size, 1)
+        if not 0 <= kept <= 1:
+            raise ConfigError("kept must lie in [0, 1]", where="kept", seen=f"{kept}")
         self.largest_size = largest_size
+        self.kept = kept
+        self.needs = Needs(channels=ALL_BUT_DRAWS, tangents=True, every_loop=kept > 0)
 
     def __call__(self, level: Level, v: Vector, carry: bool | None) -> tuple[dict[str, Vector], bool]:
         fault = fault_of_double_backward(level, v) if carry is None else None
@@ -63,6 +69,11 @@ class Forward(Hypergradient):
                 fix=f"{name}.hypergradient=unrolled, or raise largest_size",
             )
 
+    def kept_tangents(self, tangents: Tangents) -> Tangents | None:
+        if not self.kept:
+            return None
+        return Tangents({name: tuple(_share(row, self.kept) for row in rows) for name, rows in tangents.rows.items()})
+
     def pack_tangents(self, tangents: Tangents | None) -> Any:
         if tangents is None:
             return None
@@ -75,8 +86,18 @@ class Forward(Hypergradient):
 
     def propagate(self, update: Trajectory, tangents: Tangents | None) -> Tangents:
         self.require_size(update.name, 0, sum(t.numel() for vector in update.lam.values() for t in vector))
+        if tangents is None:
+            tangents = _start(update)
+        elif update.start(update.lam_at(0)) is not None:
+            raise ConfigError(
+                f"{update.name}.initial_parameters starts its inner loops anew, and tangents are kept from one to the "
+                "next",
+                where=f"problems.{update.name}.hypergradient.kept",
+                seen=f"kept: {self.kept}",
+                fix=f"{update.name}.hypergradient=forward, whose tangents begin anew with every inner loop",
+            )
         try:
-            return push(update, _start(update) if tangents is None else tangents)
+            return push(update, tangents)
         except derivatives.Unsupported as error:
             if not derivatives.is_missing(error):
                 raise
@@ -89,6 +110,18 @@ def _wrong_kernel(name: str, fault: str) -> GraphError:
         where=f"problems.{name}.hypergradient",
         seen=f"double backward {fault}",
         fix=f"{name}.hypergradient=unrolled, which takes differences of gradients instead",
+    )
+
+
+def _share(row: Iterate, share: float) -> Iterate:
+    """share times a row; zero where it is not finite."""
+    finite = vectors.is_finite((*row.theta, *(t for entry in row.state for t in entry.values())))
+
+    def part(t: Tensor) -> Tensor:
+        return torch.where(finite, share * t, torch.zeros_like(t))
+
+    return Iterate(
+        tuple(map(part, row.theta)), tuple({key: part(t) for key, t in entry.items()} for entry in row.state)
     )
 
 
