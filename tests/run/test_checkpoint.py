@@ -136,6 +136,20 @@ def test_any_content_with_the_right_hash_is_refused(tmp_path: Path, content: byt
         load(named_rightly(tmp_path, content))
 
 
+def test_a_small_file_that_unpacks_to_a_large_one_is_refused_before_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = save(tmp_path, 7, {"zeros": torch.zeros(10**6)})
+    packed = io.BytesIO()
+    with zipfile.ZipFile(whole) as entries, zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as small:
+        for entry in entries.infolist():
+            small.writestr(entry.filename, entries.read(entry))
+    assert len(packed.getvalue()) < 10**5
+    monkeypatch.setattr(torch, "load", lambda *args, **kwargs: pytest.fail("the file is read"))
+    with pytest.raises(CheckpointError, match="unpacks to more than its size"):
+        load(named_rightly(tmp_path, packed.getvalue()))
+
+
 def test_a_save_that_fails_leaves_no_half_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(Exception, match="pickle"):
         save(tmp_path, 7, {"generator": (number for number in range(3))})
