@@ -462,15 +462,15 @@ REPLAY = [
     Mutant(
         "a new inner loop counts what the last one let go",
         "core/replay/history.py",
-        "self.updates, self.dropped, self.tangents = [], 0, None",
-        "self.updates, self.tangents = [], None",
+        "self.updates, self.dropped, self.tangents, self.starts = [], 0, tangents, True",
+        "self.updates, self.tangents, self.starts = [], tangents, True",
         HISTORY,
     ),
     Mutant(
         "a new inner loop has the tangents of the last one",
         "core/replay/history.py",
-        "self.updates, self.dropped, self.tangents = [], 0, None",
-        "self.updates, self.dropped = [], 0",
+        "self.updates, self.dropped, self.tangents, self.starts = [], 0, tangents, True",
+        "self.updates, self.dropped, self.starts = [], 0, True",
         HISTORY,
     ),
     # core/replay/recorder.py
@@ -1716,8 +1716,8 @@ ATTACKS = [
     Mutant(
         "a gradient is held against its replay at the first step alone",
         "core/stepper.py",
-        "due=measure",
-        "due=False",
+        "see_gradient(problem, due=measure)",
+        "see_gradient(problem, due=False)",
         f"{ATTACKED} -k begins_late",
     ),
     Mutant(
@@ -1737,7 +1737,7 @@ ATTACKS = [
     Mutant(
         "parameters that a callback writes are not noticed",
         "core/stepper.py",
-        "            watch.after_callback(problem)\n",
+        "            watch.after_callback(problem, due=measure)\n",
         "",
         f"{ATTACKED} -k projection",
     ),
