@@ -11,6 +11,7 @@ from torch import Tensor
 from mlorun.core.engine import Engine
 from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.schedule import Action
+from mlorun.errors import ConfigError
 from mlorun.hypergradient.crosses.forward_over_reverse import ForwardOverReverse
 from mlorun.hypergradient.estimator import Hypergradient
 from mlorun.hypergradient.estimators.forward import Forward
@@ -112,6 +113,10 @@ GRAPHS = {"two leaves": two_leaves, "two uppers": two_uppers, "a problem read tw
 @pytest.mark.parametrize("name", ENTRIES)
 def test_every_estimator_is_right_on_every_graph(graph: str, name: str) -> None:
     case, entry = GRAPHS[graph](), ENTRIES[name]
+    if graph == "a problem read twice" and name == "real_time":
+        with pytest.raises(ConfigError, match="middle reads the optimum of low"):
+            hypergradient(case, entry.make)
+        return
     assert relative(hypergradient(case, entry.make), case.expected(entry.solve)) <= entry.bounds[torch.float64]
 
 
