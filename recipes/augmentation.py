@@ -13,19 +13,15 @@ from torch import Tensor
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from mlorun import Metric, Problem
+from mlorun.data.stream import MemoryStream
 
 from .classification import Batch
 from .deformation import AFFINE, ELASTIC, SHIFT
-from .logit_adjustment import AdjustedClassifier, column_of_an_epoch, log_prior
+from .logit_adjustment import AdjustedClassifier
 from .metrics import accuracy
 
 # images, labels, and which are of the balanced set
 MarkedBatch = tuple[Tensor, Tensor, Tensor]
-
-
-def as_often(column: Tensor, outputs: Tensor) -> Tensor:
-    """The column of a batch (B,), repeated for deformations that give several images of each, (len(outputs),)."""
-    return column.repeat(len(outputs) // len(column))
 
 
 class AugmentedClassifier(AdjustedClassifier):
@@ -36,32 +32,37 @@ class AugmentedClassifier(AdjustedClassifier):
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         images, labels = batch
         deformed = self.augmentation(images)
-        return super().training_step((deformed, as_often(labels, deformed)))
+        # a deformation may give several images of each
+        return super().training_step((deformed, labels.repeat(len(deformed) // len(labels))))
 
 
 class JoinedClassifier(AugmentedClassifier):
     """Lower: the same on two sets, of which the balanced one joins after `join_at` global steps.
 
-    Until then its images are left out of every batch and of the prior.
+    Until then an image of the other set, of the same class, stands in for every balanced one, drawn anew each time.
     """
 
     def __init__(self, *, join_at: int, classes: int, **parts: Any) -> None:
         super().__init__(classes=classes, **parts)
         self.join_at = join_at
-        labels, marks = (column_of_an_epoch(self, column) for column in (1, 2))
-        self.first_prior = log_prior(labels[~marks], classes)
+        assert isinstance(self.stream, MemoryStream)
+        images: Tensor
+        images, labels, marks = self.stream.split
+        self.images = images
+        rows = [torch.nonzero((labels == label) & ~marks).flatten() for label in range(classes)]
+        self.rows, self.counts = torch.cat(rows), torch.tensor([len(each) for each in rows], device=labels.device)
+        self.starts = self.counts.cumsum(0) - self.counts
 
     def training_step(self, batch: MarkedBatch) -> Mapping[str, Metric]:  # type: ignore[override]
         images, labels, marks = batch
-        outputs = self(self.augmentation(images))
-        labels, marks = as_often(labels, outputs), as_often(marks, outputs)
-        prior = self.log_prior if self.joined else self.first_prior
-        losses = F.cross_entropy(outputs + prior, labels, reduction="none")
-        weights = torch.ones_like(losses) if self.joined else (~marks).to(losses.dtype)
-        return {
-            "loss": (weights * losses).sum() / weights.sum(),
-            "accuracy": lambda: accuracy(outputs, labels),
-        }
+        if not self.joined:
+            images = torch.where(marks.view(-1, 1, 1, 1), self.stand_ins(labels), images)
+        return super().training_step((images, labels))
+
+    def stand_ins(self, labels: Tensor) -> Tensor:
+        """For each label (B,) an image of its class that is not of the balanced set, drawn at random, (B, 1, H, W)."""
+        drawn = torch.rand(len(labels), device=labels.device, dtype=torch.float64) * self.counts[labels]
+        return self.images.index_select(0, self.rows[self.starts[labels] + drawn.long()])
 
     @property
     def joined(self) -> bool:
@@ -90,6 +91,7 @@ class Augmentation(Problem):
         return {
             "loss": F.cross_entropy(outputs, labels),
             "accuracy": lambda: accuracy(outputs, labels),
+            "size": lambda: self.module.size(),  # type: ignore[operator]
             **{name: partial(self._size, kind) for name, kind in kinds.items()},
         }
 

@@ -16,6 +16,7 @@ from .modules import mlp
 
 SHIFT, AFFINE, ELASTIC = range(3)  # kinds of fields
 FREQUENCIES = range(4)  # of the cosines along each axis
+LEARNED = ("size", "kinds", "fields")
 
 
 class Deformation(nn.Module):
@@ -27,7 +28,9 @@ class Deformation(nn.Module):
     pixels    along each side of the images
     shift, affine, elastic   where the sizes of each kind start, in pixels; 0 leaves the kind out
     slope     sigma of a cosine field is elastic (frequency / lowest frequency)^-slope
-    tied      the parameters are log shift, log affine, log elastic and slope; otherwise every log sigma_k
+    learned   which numbers are parameters. "size": the logarithm of the root mean square displacement by all fields
+              together, of which every field keeps its share; "kinds": log shift, log affine, log elastic and slope;
+              "fields": every log sigma_k
     pairs     each image comes twice, by noise and by -noise. To first order in sigma a deformation changes a loss by a
               term of mean zero; in pairs it cancels, and the derivative in log sigma has much less noise
     """
@@ -35,16 +38,19 @@ class Deformation(nn.Module):
     fields: Tensor
     kinds: Tensor
     octaves: Tensor
+    shares: Tensor
     grid: Tensor
 
     def __init__(
-        self, pixels: int, shift: float, affine: float, elastic: float, slope: float, tied: bool, pairs: bool
+        self, pixels: int, shift: float, affine: float, elastic: float, slope: float, learned: str, pairs: bool
     ) -> None:
         super().__init__()
         starts = {"shift": shift, "affine": affine, "elastic": elastic}
         for name, start in starts.items():
             if not start >= 0:
                 raise ConfigError("a size is at least 0 pixels", where=name, seen=f"{start}")
+        if learned not in LEARNED:
+            raise ConfigError(f"learned is one of {', '.join(LEARNED)}", where="learned", seen=f"{learned}")
         fields, kinds, frequencies = displacement_fields(pixels)
         self.register_buffer("fields", fields.flatten(1) * (2.0 / pixels), persistent=False)  # in grid_sample's units
         self.register_buffer("kinds", kinds, persistent=False)
@@ -54,22 +60,33 @@ class Deformation(nn.Module):
         )
         grid = F.affine_grid(torch.eye(2, 3)[None], [1, 1, pixels, pixels], align_corners=False)
         self.register_buffer("grid", grid.flatten(), persistent=False)
-        # of size 0: -inf, whose exponential and its derivative are 0
-        log_sizes = torch.tensor([*starts.values()]).log()
-        self.tied = tied
+        self.learned = learned
         self.pairs = pairs
         self.pixels = pixels
-        if tied:
-            self.log_sizes = nn.Parameter(log_sizes)
+        # of size 0: -inf, whose exponential and its derivative are 0
+        log_kinds = torch.tensor([*starts.values()]).log()
+        log_fields = log_kinds[kinds] - slope * self.octaves
+        if learned == "size":
+            total = log_fields.exp().norm()
+            self.register_buffer("shares", log_fields.exp() / total.clamp(min=1e-30), persistent=False)
+            self.log_size = nn.Parameter(total.log())
+        elif learned == "kinds":
+            self.log_sizes = nn.Parameter(log_kinds)
             self.slope = nn.Parameter(torch.tensor(float(slope)))
         else:
-            self.log_sizes = nn.Parameter(log_sizes[kinds] - slope * self.octaves)
+            self.log_sizes = nn.Parameter(log_fields)
 
     def sizes(self) -> Tensor:
         """sigma_k in pixels, (32,)."""
-        if not self.tied:
-            return self.log_sizes.exp()
-        return (self.log_sizes[self.kinds] - self.slope * self.octaves).exp()
+        if self.learned == "size":
+            return self.shares * self.log_size.exp()
+        if self.learned == "kinds":
+            return (self.log_sizes[self.kinds] - self.slope * self.octaves).exp()
+        return self.log_sizes.exp()
+
+    def size(self) -> Tensor:
+        """Root mean square displacement, in pixels, by all fields together, ()."""
+        return self.sizes().square().sum().sqrt()
 
     def size_of(self, kind: int) -> Tensor:
         """Root mean square displacement, in pixels, by all fields of a kind together, ()."""

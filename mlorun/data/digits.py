@@ -38,6 +38,7 @@ def digits_long_tailed(
     head_size: int,
     balanced_per_class: int,
     selection_per_class: int,
+    resampling: float,
     test_per_class: int,
 ) -> Splits:
     """Disjoint splits `train` (long-tailed), `balanced` and `test` (equal classes), each (images, labels); and those of
@@ -51,6 +52,7 @@ def digits_long_tailed(
         head_size=head_size,
         balanced_per_class=balanced_per_class,
         selection_per_class=selection_per_class,
+        resampling=resampling,
         set_aside={"test": test_per_class},
     )
 

@@ -88,6 +88,7 @@ def long_tailed_sets(
     head_size: int,
     balanced_per_class: int,
     selection_per_class: int,
+    resampling: float,
     set_aside: Mapping[str, int],
 ) -> dict[str, tuple[Tensor, ...]]:
     """Disjoint splits `train` (long-tailed), `balanced` and every name of set_aside, each (images, labels). And
@@ -95,6 +96,8 @@ def long_tailed_sets(
     selection      so many of the balanced images per class, which `balanced` then lacks; not there if 0
     union          all of train and balanced
     marked_union   (images, labels, marks): the same, and which of them are of balanced
+
+    In train and in both unions, rows come as often as `repeated_rows` says.
     """
     set_aside = {**set_aside, "balanced": balanced_per_class - selection_per_class}
     if selection_per_class:
@@ -102,12 +105,33 @@ def long_tailed_sets(
     rows = long_tailed_split(
         labels, seed=seed, imbalance_factor=imbalance_factor, head_size=head_size, set_aside=set_aside
     )
-    splits: dict[str, tuple[Tensor, ...]] = {
-        name: (images[rows[name]], labels[rows[name]]) for name in ("train", *set_aside)
-    }
-    both = tuple(torch.cat(pair) for pair in zip(splits["train"], splits["balanced"], strict=True))
-    marks = torch.arange(len(both[1])) >= len(rows["train"])
-    return {**splits, "union": both, "marked_union": (*both, marks)}
+    splits: dict[str, tuple[Tensor, ...]] = {name: (images[rows[name]], labels[rows[name]]) for name in set_aside}
+    train = rows["train"][repeated_rows(labels[rows["train"]], resampling)]
+    both = torch.cat([rows["train"], rows["balanced"]])
+    repeated = repeated_rows(labels[both], resampling)
+    union = (images[both[repeated]], labels[both[repeated]])
+    marks = repeated >= len(rows["train"])
+    return {"train": (images[train], labels[train]), **splits, "union": union, "marked_union": (*union, marks)}
+
+
+def repeated_rows(labels: Tensor, resampling: float) -> Tensor:
+    """Ascending row numbers in which a row of a class of n comes round((n_max / n)^resampling) times.
+
+    n_max is the size of the largest class. 0: every row once. 1: nearly as many of every class, class-balanced
+    sampling. In between, e.g. 0.5 (square root): Kang et al. 2020, arXiv:1910.09217, section 4.1, where the exponent q
+    is 1 - resampling. Raises DataError for a number outside 0 to 1.
+    """
+    number = isinstance(resampling, (int, float)) and not isinstance(resampling, bool)
+    if not number or not 0 <= resampling <= 1:
+        raise DataError(
+            "resampling must be a number from 0 to 1",
+            where="data.resampling",
+            seen=repr(resampling),
+            fix="0 takes every image once in an epoch; 1 takes as many of every class",
+        )
+    counts = torch.bincount(labels).clamp(min=1).double()
+    times = (counts.max() / counts).pow(resampling).round().long()
+    return torch.arange(len(labels)).repeat_interleave(times[labels])
 
 
 def _check_room(counts: list[int], set_aside: Mapping[str, int]) -> None:

@@ -31,6 +31,7 @@ def mnist_long_tailed(
     head_size: int,
     balanced_per_class: int,
     selection_per_class: int,
+    resampling: float,
 ) -> Splits:
     """Splits `train` (long-tailed), `balanced` (equal classes), `test` (all 10,000), each (images, labels); and
     those of `long_tailed_sets`.
@@ -47,10 +48,15 @@ def mnist_long_tailed(
         head_size=head_size,
         balanced_per_class=balanced_per_class,
         selection_per_class=selection_per_class,
+        resampling=resampling,
         set_aside={},
     )
     splits["test"] = (test_images, test_labels)
-    return {name: (_normalized(images), *rest) for name, (images, *rest) in splits.items()}
+    normalized: dict[int, Tensor] = {}  # once for splits that share their images
+    for images, *_ in splits.values():
+        if id(images) not in normalized:
+            normalized[id(images)] = _normalized(images)
+    return {name: (normalized[id(images)], *rest) for name, (images, *rest) in splits.items()}
 
 
 def mnist_noisy(

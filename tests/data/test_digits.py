@@ -15,7 +15,8 @@ from mlorun.data.digits import MEAN, STD, digits_long_tailed, load_digits
 from mlorun.errors import DataError
 
 DEFAULTS = {
-    "imbalance_factor": 20, "head_size": 100, "balanced_per_class": 20, "selection_per_class": 0, "test_per_class": 50,
+    "imbalance_factor": 20, "head_size": 100, "balanced_per_class": 20, "selection_per_class": 0,
+    "resampling": 0.0, "test_per_class": 50,
 }  # fmt: skip
 
 

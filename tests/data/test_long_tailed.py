@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from mlorun.data.long_tailed import long_tailed_sizes, long_tailed_split
+from mlorun.data.long_tailed import long_tailed_sets, long_tailed_sizes, long_tailed_split, repeated_rows
 from mlorun.errors import DataError
 
 
@@ -136,3 +136,41 @@ def test_fewer_than_two_classes_are_refused(labels: Tensor) -> None:
 def test_an_amount_set_aside_that_is_not_positive_is_refused() -> None:
     with pytest.raises(DataError, match=r"data\.balanced_per_class"):
         split(labels_of(60, 60), set_aside={"balanced": 0})
+
+
+@pytest.mark.parametrize(("resampling", "times"), [(0.0, [1, 1, 1]), (0.5, [1, 2, 5]), (1, [1, 4, 25])])
+def test_resampling_repeats_the_rows_of_a_class_by_its_power(resampling: float, times: list[int]) -> None:
+    labels = labels_of(100, 25, 4)
+    rows = repeated_rows(labels, resampling)
+    assert torch.equal(torch.unique(rows), torch.arange(129)) and torch.equal(rows, rows.sort().values)
+    assert torch.equal(torch.bincount(rows), torch.tensor(times)[labels])
+
+
+@pytest.mark.parametrize("resampling", [-0.1, 1.5, math.nan, True, "all"])
+def test_resampling_that_is_no_number_from_0_to_1_is_refused(resampling: object) -> None:
+    with pytest.raises(DataError, match="resampling must be a number from 0 to 1"):
+        repeated_rows(labels_of(5, 5), resampling)  # type: ignore[arg-type]
+
+
+def sets(resampling: float) -> dict[str, tuple[Tensor, ...]]:
+    labels = labels_of(90, 90, 90)
+    images = torch.arange(len(labels))  # each its own number
+    return long_tailed_sets(
+        images, labels, seed=0, imbalance_factor=16, head_size=64, balanced_per_class=8, selection_per_class=2,
+        resampling=resampling, set_aside={"test": 4},
+    )  # fmt: skip
+
+
+def test_resampled_sets_hold_the_same_images_with_their_labels_and_marks() -> None:
+    once, often = sets(0.0), sets(1.0)
+    assert sorted(torch.bincount(once["train"][1]).tolist()) == [4, 16, 64]
+    assert torch.bincount(often["train"][1]).tolist() == [64, 64, 64]
+    counts = torch.bincount(often["union"][1])
+    assert counts.max() == 70 and counts.min() > 63
+    for name in ("test", "balanced", "selection"):
+        assert all(torch.equal(a, b) for a, b in zip(once[name], often[name], strict=True))
+    for name in ("train", "union", "marked_union"):
+        rows = [{tuple(row) for row in torch.stack(split, 1).tolist()} for split in (once[name], often[name])]
+        assert rows[0] == rows[1], "other images, labels or marks"
+    assert set(often["marked_union"][0][often["marked_union"][2]].tolist()) == set(often["balanced"][0].tolist())
+    assert torch.equal(often["union"][0], often["marked_union"][0])

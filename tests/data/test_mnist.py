@@ -18,6 +18,7 @@ from mlorun.errors import DataError
 
 DEFAULTS = {
     "download": False, "imbalance_factor": 100, "head_size": 5900, "balanced_per_class": 100, "selection_per_class": 0,
+    "resampling": 0.0,
 }  # fmt: skip
 ROOT = os.environ.get("MLORUN_DATA", "data")
 

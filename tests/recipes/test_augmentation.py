@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import math
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
-from mlorun.recipes.deformation import AFFINE, ELASTIC, SHIFT, BlurAndNoise, Deformation, displacement_fields
+from mlorun.recipes.deformation import AFFINE, ELASTIC, LEARNED, SHIFT, BlurAndNoise, Deformation, displacement_fields
+from omegaconf import OmegaConf
 from torch import Tensor
 
 from mlorun.core.engine import Engine
 from mlorun.core.program.problem import loss_of
+from mlorun.errors import ConfigError
 from tests.recipes.runs import engine, metrics, needs_mnist
 
 pytestmark = pytest.mark.usefixtures("empty_folder")
@@ -21,9 +26,9 @@ JOINED = (
 
 
 def deformation(
-    pixels: int = 8, size: float = 0.5, *, tied: bool = True, slope: float = 1.0, pairs: bool = False
+    pixels: int = 8, size: float = 0.5, *, learned: str = "kinds", slope: float = 1.0, pairs: bool = False
 ) -> Deformation:
-    return Deformation(pixels, size, size, size, slope, tied, pairs)
+    return Deformation(pixels, size, size, size, slope, learned, pairs)
 
 
 def deformed(module: Deformation, images: Tensor, seed: int = 0) -> Tensor:
@@ -40,16 +45,17 @@ def test_a_deformation_of_size_zero_is_the_identity() -> None:
     assert torch.allclose(deformed(deformation(size=0.0), images), images, rtol=0, atol=1e-5)
 
 
-def test_a_size_of_zero_has_derivative_zero_and_stays() -> None:
-    module = deformation(size=0.0)
+@pytest.mark.parametrize("learned", LEARNED)
+def test_a_size_of_zero_has_derivative_zero_and_stays(learned: str) -> None:
+    module = deformation(size=0.0, learned=learned)
     deformed(module, torch.randn(5, 1, 8, 8)).sum().backward()
-    assert torch.equal(module.log_sizes.grad, torch.zeros(3))
+    assert all(torch.equal(p.grad, torch.zeros_like(p)) for p in module.parameters())
 
 
-@pytest.mark.parametrize("tied", [True, False])
-def test_the_derivative_in_the_logarithms_of_the_sizes_is_the_difference_quotient(tied: bool) -> None:
+@pytest.mark.parametrize("learned", LEARNED)
+def test_the_derivative_in_the_logarithms_of_the_sizes_is_the_difference_quotient(learned: str) -> None:
     module, images, direction = (
-        deformation(tied=tied).double(),
+        deformation(learned=learned).double(),
         torch.randn(4, 1, 8, 8).double(),
         torch.randn(4, 1, 8, 8),
     )
@@ -88,10 +94,39 @@ def test_there_are_two_shifts_four_linear_maps_and_26_cosines_of_mean_square_one
     assert float(frequencies[kinds == ELASTIC].min()) == pytest.approx(2**0.5)
 
 
-def test_tied_and_untied_sizes_start_alike() -> None:
-    one, other = deformation(slope=0.7), deformation(slope=0.7, tied=False)
-    assert torch.allclose(one.sizes(), other.sizes())
-    assert sum(p.numel() for p in one.parameters()) == 4 and sum(p.numel() for p in other.parameters()) == 32
+def test_the_sizes_start_alike_whatever_is_learned() -> None:
+    modules = {learned: deformation(slope=0.7, learned=learned) for learned in LEARNED}
+    counts = {learned: sum(p.numel() for p in module.parameters()) for learned, module in modules.items()}
+    assert counts == {"size": 1, "kinds": 4, "fields": 32}
+    for module in modules.values():
+        assert torch.allclose(module.sizes(), modules["fields"].sizes())
+        assert torch.allclose(module.size(), modules["fields"].sizes().norm())
+
+
+def test_a_learned_size_is_the_displacement_by_all_fields_and_their_shares_stay() -> None:
+    module = deformation(28, learned="size")
+    before = module.sizes().detach()
+    with torch.no_grad():
+        module.log_size.fill_(math.log(3.0))
+    after = module.sizes().detach()
+    assert float(after.norm()) == pytest.approx(3.0) == float(module.size().detach())
+    assert torch.allclose(after / after.norm(), before / before.norm())
+    moved = torch.randn(20_000, 32) * after @ module.fields * (28 / 2)  # in pixels
+    assert float(moved.view(20_000, 28 * 28, 2).square().sum(dim=2).mean().sqrt()) == pytest.approx(3.0, rel=0.02)
+
+
+def test_the_shipped_sizes_start_at_a_tenth_of_a_pixel_for_each_kind() -> None:
+    config = OmegaConf.load(Path(__file__).parents[2] / "configs" / "module" / "deformation.yaml")
+    options = {name: config[name] for name in ("shift", "affine", "elastic", "slope", "learned", "pairs")}
+    module = Deformation(pixels=28, **options)
+    assert [float(module.size_of(kind).detach()) for kind in (SHIFT, AFFINE, ELASTIC)] == pytest.approx(
+        [0.1] * 3, rel=0.02
+    )
+
+
+def test_what_cannot_be_learned_is_one_screen() -> None:
+    with pytest.raises(ConfigError, match="learned is one of size, kinds, fields"):
+        deformation(learned="sizes")
 
 
 def test_a_draw_in_double_is_the_draw_in_single_precision() -> None:
@@ -119,26 +154,41 @@ def test_in_pairs_what_a_deformation_changes_to_first_order_cancels() -> None:
 # the program
 
 
-def test_before_it_joins_the_balanced_set_counts_neither_in_the_loss_nor_in_the_prior() -> None:
+def test_before_it_joins_every_balanced_image_has_a_stand_in_of_its_class_from_the_other_set() -> None:
     program = engine(DIGITS, *JOINED, "engine.train_iters=5")
-    classifier, augmentation = program.problems["classifier"], program.problems["augmentation"]
-    augmentation.module.log_sizes.data.fill_(-30.0)  # nearly no deformation
+    classifier = program.problems["classifier"]
+    seen: list[Tensor] = []
+
+    def undeformed(images: Tensor) -> Tensor:
+        seen.append(images)
+        return images
+
+    classifier.augmentation = undeformed  # type: ignore[attr-defined]
     images, labels, marks = classifier.stream.at({"epoch": 0, "position": 0})
     assert 0 < int(marks.sum()) < len(marks)
-    counts = torch.bincount(classifier.stream.split[1][~classifier.stream.split[2]], minlength=10)
-    pairs = [column.repeat(2) for column in (labels, marks)]
-    with torch.no_grad():
-        outputs = classifier.module(images).repeat(2, 1)
-        program.program.clock.step = 2
-        before = loss_of(classifier.training_step((images, labels, marks)), "classifier")
-        program.program.clock.step = 3
-        after = loss_of(classifier.training_step((images, labels, marks)), "classifier")
-    assert float(before) == pytest.approx(
-        float(F.cross_entropy(outputs[~pairs[1]] + classifier.first_prior, pairs[0][~pairs[1]])), abs=1e-4
-    )
-    assert float(after) == pytest.approx(float(F.cross_entropy(outputs + classifier.log_prior, pairs[0])), abs=1e-4)
-    # of one epoch, which leaves out less than a batch
-    assert torch.allclose(classifier.first_prior.exp(), counts / counts.sum(), atol=0.03)
+    every, of_every, marked = classifier.stream.split
+    losses = []
+    for step in (2, 3):
+        program.program.clock.step = step
+        losses.append(loss_of(classifier.training_step((images, labels, marks)), "classifier"))
+    before, after = seen
+    assert torch.equal(after, images) and torch.equal(before[~marks], images[~marks])
+    for image, label in zip(before[marks], labels[marks], strict=True):
+        same = (every[~marked & (of_every == label)] == image).flatten(1).all(1)
+        assert bool(same.any()), "no image of this class and of the other set"
+    for inputs, loss in zip(seen, losses, strict=True):
+        wanted = F.cross_entropy(classifier.module(inputs) + classifier.log_prior, labels)
+        assert torch.allclose(loss, wanted)
+
+
+def test_stand_ins_are_drawn_from_all_images_of_the_class() -> None:
+    classifier = engine(DIGITS, *JOINED).problems["classifier"]
+    images, labels, marks = classifier.stream.split
+    for label in (0, 9):
+        those = images[(labels == label) & ~marks]
+        drawn = classifier.stand_ins(torch.full((2000,), label))
+        counts = (drawn[:, None] == those[None]).flatten(2).all(2).double().sum(0)  # how often each was drawn
+        assert bool((counts > 0).all()) and float(counts.std() / counts.mean()) < 0.5
 
 
 def test_the_sizes_move_until_they_freeze_at_their_mean() -> None:
