@@ -7,7 +7,7 @@
     --root      where run folders go (runs/headline); a run that finished there is not run again
     --with      further overrides of every run, e.g. a smaller engine.train_iters
     --split     whose accuracy is shown (test)
-    --picture   draw the sizes over time and deformed digits of learned_augmentation_mnist, seed 0; needs matplotlib
+    --picture   draw the size over time and deformed digits of learned_augmentation_mnist, seed 0; needs matplotlib
 
 Prints a Markdown table: test accuracy, mean and standard deviation over the seeds, how many these were, and CPU seconds
 of a run. alone: only an upper problem sees the balanced images; too: the classifier may train on them.
@@ -39,27 +39,27 @@ class Row:
     chosen: str
 
 
-TRIALS = "as in earlier trials"
+HALVES = "halves of balanced"  # recipes/README.md, "Learned augmentation"
 ROWS = (
     Row("plain", 1, "mwn_mnist_baseline", "mwn_mnist_baseline_union", "as published"),
     Row("Meta-Weight-Net, to the letter", 2, "mwn_mnist", None, "as published"),
-    Row("the same, which sees the label", 2, "class_aware_mwn_mnist", None, TRIALS),
-    Row("learned logit offsets", 2, "logit_adjustment_mnist", None, TRIALS),
-    Row("logit adjustment, cosine, averaged weights", 1, "adjusted_mnist", "adjusted_mnist_union", TRIALS),
-    Row("the same, blur and noise", 1, "adjusted_blurred_mnist", "adjusted_blurred_mnist_union", TRIALS),
+    Row("the same, which sees the label", 2, "class_aware_mwn_mnist", None, HALVES),
+    Row("learned logit offsets", 2, "logit_adjustment_mnist", None, HALVES),
+    Row("logit adjustment, cosine, averaged weights", 1, "adjusted_mnist", "adjusted_mnist_union", HALVES),
+    Row("the same, blur and noise", 1, "adjusted_blurred_mnist", "adjusted_blurred_mnist_union", HALVES),
     Row(
-        "logit adjustment, deformations of fixed sizes",
+        "logit adjustment, classes resampled, deformations of a size set by hand",
         1,
         "fixed_augmentation_mnist",
         "fixed_augmentation_mnist_union",
-        "halves of balanced",
+        HALVES,
     ),
     Row(
-        "**logit adjustment, learned sizes**",
+        "**the same, the size learned from 0.17 pixels**",
         2,
         "learned_augmentation_mnist",
         "learned_augmentation_mnist_union",
-        "halves of balanced",
+        HALVES,
     ),
 )
 
@@ -116,17 +116,15 @@ def lines(made: dict[str, Runs]) -> Iterator[str]:
 
 
 def picture(folder: Path, path: Path) -> None:
-    """Sizes over time, and digits before and after; from the metrics and the artifact of one run."""
+    """The size over time, and digits before and after; from the metrics and the artifact of one run."""
     import matplotlib.pyplot as plt
 
     events = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     seen = [event for event in events if event["source"] == "augmentation" and event["kind"] == "train"]
     (digits,) = (folder / "artifacts").glob("deformed-*.png")
     figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=(1, 1.1), layout="constrained")
-    for name in ("shift", "affine", "elastic"):
-        left.plot([event["step"] for event in seen], [event["metrics"][name] for event in seen], label=name)
+    left.plot([event["step"] for event in seen], [event["metrics"]["size"] for event in seen])
     left.set(xlabel="step", ylabel="root mean square, pixels", yscale="log")
-    left.legend(frameon=False)
     right.imshow(plt.imread(digits), cmap="gray")
     right.set_axis_off()
     right.set_title("top row: balanced images; below: deformed", fontsize=9)
