@@ -240,9 +240,13 @@ def test_the_classifier_is_evaluated_at_the_mean_of_its_weights() -> None:
 
 @needs_mnist
 @pytest.mark.slow
-def test_learned_sizes_of_mnist_beat_the_same_program_without_deformations_and_sizes_set_by_hand_beat_both() -> None:
-    # recipes/README.md: 95.0, 96.7 and 97.5, of single seeds within 0.5
-    names = ("adjusted", "learned_augmentation", "fixed_augmentation")
-    plain, learned, fixed = (metrics(f"{name}_mnist")["test/accuracy"] for name in names)
-    assert 94 < plain < learned - 0.5
-    assert fixed > learned - 0.3 and fixed > 96.8
+def test_a_learned_size_does_nearly_as_well_on_mnist_as_one_set_by_hand_and_much_better_than_none() -> None:
+    # recipes/README.md: 95.2, 97.9, 98.2 and 98.1, of single seeds within 0.5
+    names = ("adjusted", "learned_augmentation", "learned_augmentation", "fixed_augmentation")
+    ends = ("", "", "_union", "")
+    plain, learned, joined, fixed = (
+        metrics(f"{name}_mnist{end}")["test/accuracy"] for name, end in zip(names, ends, strict=True)
+    )
+    assert 94 < plain < learned - 1.5
+    assert learned > 97.4 and joined > 97.8 and fixed > 97.5
+    assert abs(fixed - learned) < 0.6
