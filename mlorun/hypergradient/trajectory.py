@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -107,7 +108,7 @@ class Trajectory:
     def segments(self) -> list[tuple[int, int]]:
         """(start, stop) of the stretches between recorded iterates, in order; together all updates."""
         recorded = [t for t, update in enumerate(self.updates) if update.iterate is not None]
-        return list(zip(recorded, [*recorded[1:], len(self)], strict=True))
+        return list(pairwise([*recorded, len(self)]))
 
     def run(self, shift: Values) -> Vector:
         """theta_T when lam is lam + shift at every update, and in the start and the options. T gradients."""

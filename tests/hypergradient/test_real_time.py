@@ -11,13 +11,18 @@ from torch import Tensor, nn
 
 import mlorun
 from mlorun.assemble import build
+from mlorun.core.engine import Engine
+from mlorun.core.program.graph import ProblemGraph
 from mlorun.core.program.problem import Problem
+from mlorun.core.program.schedule import UpdateSchedule
 from mlorun.errors import ConfigError
 from mlorun.hypergradient.estimators.first_order import FirstOrder
 from mlorun.hypergradient.estimators.forward import Forward, Tangents
+from mlorun.hypergradient.estimators.unrolled import Unrolled
 from mlorun.hypergradient.inner_loop import Iterate
+from mlorun.run.device import Precision
 from mlorun.verify.suite import relative
-from tests.hypergradient.test_unrolled import VARIANTS, Program, T
+from tests.hypergradient.test_unrolled import CPU, VARIANTS, Program, T
 
 LOOPS = 3
 # a start that upper problems decide is refused; a parameter that nobody trains depends on nothing
@@ -153,3 +158,54 @@ def test_a_start_that_a_hook_writes_is_named() -> None:
     program.engine.train_iters = 2 * T
     program.engine.run()
     assert any("were written between two updates" in remark for remark in program.engine.remarks.values())
+
+
+def test_options_that_are_learned_only_after_a_warm_up_are_refused() -> None:
+    class Plain(Problem):
+        def training_step(self, batch: Any) -> Tensor:
+            return self.module(torch.ones(1, 1)).sum()  # type: ignore[no-any-return]
+
+    class Learned(Plain):
+        def optimizer_options(self) -> dict[str, Tensor]:
+            return {"lr": self.upper.module.log_lr.exp()}  # type: ignore[attr-defined]
+
+    def engine(kept: float) -> Any:
+        problems = [
+            Plain(name="upper", module=nn.Linear(1, 1), optimizer=lambda p: torch.optim.SGD(p, lr=0.1)),
+            Learned(
+                name="lower",
+                module=nn.Linear(1, 1),
+                optimizer=lambda p: torch.optim.SGD(p, lr=0.1),
+                hypergradient=Forward(100, kept=kept),
+                update_schedule=UpdateSchedule(unroll_steps=2, warmup_steps=3),
+            ),
+        ]
+        graph = ProblemGraph.build(["upper", "lower"], {"upper": ["lower"]})
+        return Engine(problems, graph, device=CPU, precision=Precision("fp32", CPU), train_iters=4)
+
+    with pytest.raises(ConfigError, match="not during its warm-up"):
+        engine(1.0)
+    engine(0.0)
+
+
+@pytest.mark.parametrize(
+    ("estimate", "start"),
+    [
+        (Forward(100, kept=1.0), False),  # a start that upper problems decide is refused
+        *(
+            (estimate, start)
+            for estimate in (Forward(100, kept=0.0), Unrolled(None, "sqrt"))
+            for start in (False, True)
+        ),
+    ],
+)
+def test_a_loop_whose_steps_were_all_left_out_depends_on_its_start_alone(estimate: Any, start: bool) -> None:
+    program = Program(estimate, lambda p: torch.optim.SGD(p, lr=0.1), start=start, steps=1)
+    program.engine.probe()
+    lower, recorder = program.lower, program.engine.recorder
+    recorder.start_inner_loop("lower")
+    lower.restart_inner_loop()
+    recorder.before_loss("lower", lower.get_batch(), None)
+    recorder.leave_out("lower")
+    got = row(program.engine.gradient("upper"))
+    assert bool(got.any()) == start

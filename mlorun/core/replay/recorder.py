@@ -215,6 +215,14 @@ def _require_one_course(problem: Problem, graph: ProblemGraph) -> None:
             seen="roll_back: true",
             fix=fix,
         )
+    if problem.update_schedule.warmup_steps and type(problem).optimizer_options is not Problem.optimizer_options:
+        raise ConfigError(
+            f"upper problems decide options of {problem.name}'s optimizer, but not during its warm-up, and its "
+            "tangents are kept from there on",
+            where=f"{where}.warmup_steps",
+            seen=f"warmup_steps: {problem.update_schedule.warmup_steps}",
+            fix=f"{where}.warmup_steps=0, or {fix}",
+        )
     if optima := [name for name in graph.read_by(problem.name) if name in graph.lowers[problem.name]]:
         raise ConfigError(
             f"{problem.name} reads the optimum of {optima[0]}, and its tangents are kept from one inner loop to the "

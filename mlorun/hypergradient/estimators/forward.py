@@ -14,6 +14,7 @@ from mlorun.hypergradient import derivatives, vectors
 from mlorun.hypergradient.checks import at_least
 from mlorun.hypergradient.crosses.choice import fault_of_double_backward
 from mlorun.hypergradient.estimator import ALL_BUT_DRAWS, Hypergradient, Needs
+from mlorun.hypergradient.estimators.unrolled import reverse
 from mlorun.hypergradient.inner_loop import COUNTERS, Iterate
 from mlorun.hypergradient.level import Level
 from mlorun.hypergradient.trajectory import Trajectory
@@ -54,7 +55,9 @@ class Forward(Hypergradient):
         fault = fault_of_double_backward(level, v) if carry is None else None
         if fault is not None:
             raise _wrong_kernel(level.name, fault)
-        tangents: Tangents = level.tangents
+        tangents: Tangents | None = level.tangents
+        if tangents is None:  # no update so far: all were left out
+            return reverse(level.trajectory, v, store_segments=True)[0], True
         return {
             name: vectors.shaped(torch.stack([vectors.dot(row.theta, v) for row in tangents.rows[name]]), like)
             for name, like in level.lam.items()
