@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -14,7 +15,7 @@ import mlorun.data.digits
 from mlorun.data.digits import MEAN, STD, digits_long_tailed, load_digits
 from mlorun.errors import DataError
 
-DEFAULTS = {
+DEFAULTS: dict[str, Any] = {
     "imbalance_factor": 20, "head_size": 100, "balanced_per_class": 20, "selection_per_class": 0,
     "resampling": 0.0, "test_per_class": 50,
 }  # fmt: skip
