@@ -16,7 +16,7 @@ from mlorun import Metric, Problem
 from mlorun.data.stream import MemoryStream
 
 from .classification import Batch
-from .deformation import AFFINE, ELASTIC, SHIFT
+from .deformation import AFFINE, ELASTIC, SHIFT, Deformation
 from .logit_adjustment import AdjustedClassifier
 from .metrics import accuracy
 
@@ -77,6 +77,7 @@ class Augmentation(Problem):
     mean_decay    of that mean, per step of this problem
     """
 
+    module: Deformation
     classifier: Problem
 
     def __init__(self, *, freeze_at: int | None, mean_decay: float, **parts: Any) -> None:
@@ -91,13 +92,9 @@ class Augmentation(Problem):
         return {
             "loss": F.cross_entropy(outputs, labels),
             "accuracy": lambda: accuracy(outputs, labels),
-            "size": lambda: self.module.size(),  # type: ignore[operator]
-            **{name: partial(self._size, kind) for name, kind in kinds.items()},
+            "size": self.module.size,
+            **{name: partial(self.module.size_of, kind) for name, kind in kinds.items()},
         }
-
-    def _size(self, kind: int) -> Tensor:
-        size: Tensor = self.module.size_of(kind)  # type: ignore[operator]
-        return size
 
     @property
     def frozen(self) -> bool:

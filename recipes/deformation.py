@@ -16,7 +16,7 @@ from .modules import mlp
 
 SHIFT, AFFINE, ELASTIC = range(3)  # kinds of fields
 FREQUENCIES = range(4)  # of the cosines along each axis
-LEARNED = ("size", "kinds", "fields")
+LEARNED = ("size", "kinds", "fields")  # what may be learned of a deformation
 
 
 class Deformation(nn.Module):

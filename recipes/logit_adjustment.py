@@ -17,11 +17,11 @@ from .classification import Batch
 from .metrics import accuracy
 
 
-def column_of_an_epoch(problem: Problem, column: int) -> Tensor:
-    """What stands in this place of every batch in the first epoch of the problem's stream, which stays where it is."""
+def labels_of_an_epoch(problem: Problem) -> Tensor:
+    """The labels of every batch in the first epoch of the problem's stream, which stays where it is."""
     assert problem.stream is not None
     places = ({"epoch": 0, "position": p} for p in range(problem.stream.batches_per_epoch))
-    return torch.cat([problem.stream.at(place)[column] for place in places])
+    return torch.cat([problem.stream.at(place)[1] for place in places])
 
 
 def log_prior(labels: Tensor, classes: int) -> Tensor:
@@ -35,7 +35,7 @@ class AdjustedClassifier(AveragedClassifier):
 
     def __init__(self, *, classes: int, **parts: Any) -> None:
         super().__init__(**parts)
-        self.log_prior = log_prior(column_of_an_epoch(self, 1), classes)
+        self.log_prior = log_prior(labels_of_an_epoch(self), classes)
 
     def training_step(self, batch: Batch) -> Mapping[str, Metric]:
         inputs, labels = batch

@@ -52,10 +52,8 @@ def mnist_long_tailed(
         set_aside={},
     )
     splits["test"] = (test_images, test_labels)
-    normalized: dict[int, Tensor] = {}  # once for splits that share their images
-    for images, *_ in splits.values():
-        if id(images) not in normalized:
-            normalized[id(images)] = _normalized(images)
+    shared = {id(images): images for images, *_ in splits.values()}  # union and marked_union have the same
+    normalized = {key: _normalized(images) for key, images in shared.items()}
     return {name: (normalized[id(images)], *rest) for name, (images, *rest) in splits.items()}
 
 

@@ -149,7 +149,7 @@ def test_resampling_repeats_the_rows_of_a_class_by_its_power(resampling: float, 
 @pytest.mark.parametrize("resampling", [-0.1, 1.5, math.nan, True, "all"])
 def test_resampling_that_is_no_number_from_0_to_1_is_refused(resampling: object) -> None:
     with pytest.raises(DataError, match="resampling must be a number from 0 to 1"):
-        repeated_rows(labels_of(5, 5), resampling)  # type: ignore[arg-type]
+        repeated_rows(labels_of(5, 5), resampling)  # type: ignore[arg-type]  # as a config may have it
 
 
 def sets(resampling: float) -> dict[str, tuple[Tensor, ...]]:

@@ -154,7 +154,9 @@ def test_in_pairs_what_a_deformation_changes_to_first_order_cancels() -> None:
 # the program
 
 
-def test_before_it_joins_every_balanced_image_has_a_stand_in_of_its_class_from_the_other_set() -> None:
+def test_before_it_joins_every_balanced_image_has_a_stand_in_of_its_class_from_the_other_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     program = engine(DIGITS, *JOINED, "engine.train_iters=5")
     classifier = program.problems["classifier"]
     seen: list[Tensor] = []
@@ -163,7 +165,7 @@ def test_before_it_joins_every_balanced_image_has_a_stand_in_of_its_class_from_t
         seen.append(images)
         return images
 
-    classifier.augmentation = undeformed  # type: ignore[attr-defined]
+    monkeypatch.setattr(classifier, "augmentation", undeformed)
     images, labels, marks = classifier.stream.at({"epoch": 0, "position": 0})
     assert 0 < int(marks.sum()) < len(marks)
     every, of_every, marked = classifier.stream.split

@@ -39,8 +39,9 @@ class Forward(Hypergradient):
                    hyperparameter optimization (section 3.3 of the same paper): the derivative of theta in a lam that
                    changes by the same amount at all updates so far. Between them, a loop n loops back counts kept^n
 
-    No history is kept. lam acts through the losses, through `optimizer_options` and, with kept = 0, through
-    `initial_parameters`. Where kept > 0, a Z that is not finite begins anew with the next inner loop.
+    No history is kept. lam acts through the losses, through `optimizer_options` (with kept > 0, only where there is no
+    warm-up: in it they do not hold yet) and, with kept = 0, through `initial_parameters`. Where kept > 0, a Z that is
+    not finite begins anew with the next inner loop.
     """
 
     def __init__(self, largest_size: int, kept: float) -> None:
