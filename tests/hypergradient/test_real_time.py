@@ -163,11 +163,12 @@ def test_a_start_that_a_hook_writes_is_named() -> None:
 def test_options_that_are_learned_only_after_a_warm_up_are_refused() -> None:
     class Plain(Problem):
         def training_step(self, batch: Any) -> Tensor:
-            return self.module(torch.ones(1, 1)).sum()  # type: ignore[no-any-return]
+            loss: Tensor = self.module(torch.ones(1, 1)).sum()
+            return loss
 
     class Learned(Plain):
         def optimizer_options(self) -> dict[str, Tensor]:
-            return {"lr": self.upper.module.log_lr.exp()}  # type: ignore[attr-defined]
+            return {"lr": torch.tensor(0.1)}
 
     def engine(kept: float) -> Any:
         problems = [
@@ -207,5 +208,13 @@ def test_a_loop_whose_steps_were_all_left_out_depends_on_its_start_alone(estimat
     lower.restart_inner_loop()
     recorder.before_loss("lower", lower.get_batch(), None)
     recorder.leave_out("lower")
+    upper = program.upper
+    assert upper.stream is not None
+    loss = upper.training_step(upper.stream.at(upper.stream.state_dict()))
+    v = iter(torch.autograd.grad(loss, lower.theta))
+    begun = {id(parameter) for parameter in upper.module.start}
+    # the loop starts at 2 start
+    wanted = [2 * next(v) if id(parameter) in begun else torch.zeros_like(parameter) for parameter in upper.theta]
     got = row(program.engine.gradient("upper"))
     assert bool(got.any()) == start
+    assert torch.allclose(got, row(wanted))
